@@ -1,0 +1,30 @@
+# Each target is one line that can be run by hand, with .venv/bin/ before it (on Windows .venv\Scripts\).
+PYTHON ?= python3
+BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
+INSTALLED := .venv/installed
+
+.PHONY: demo test lab lint notebooks styles
+
+demo: $(INSTALLED)  ## paint data/'s demo pair into outputs/
+	$(BIN)/python -m nst_helpers.demo
+
+test: $(INSTALLED)  ## the whole test suite
+	$(BIN)/python -m pytest
+
+lab: $(INSTALLED)  ## JupyterLab on the notebooks
+	$(BIN)/python -m jupyter lab notebooks/00_quickstart.ipynb
+
+lint: $(INSTALLED)  ## ruff over modules and notebooks
+	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
+
+notebooks: $(INSTALLED)  ## run all notebooks and write their outputs into them
+	$(BIN)/python notebooks/make_notebooks.py
+
+styles: $(INSTALLED)  ## make the style images in data/styles/
+	$(BIN)/python data/make_styles.py
+
+$(INSTALLED): requirements.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -r requirements.txt
+	$(BIN)/python -c "import pathlib; pathlib.Path('$@').touch()"

@@ -1,0 +1,88 @@
+"""What is minimised: α·content + β·style (+ total variation). Every loss of a batch is the mean over its images."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+
+def gram_matrix(feature_maps: Tensor) -> Tensor:
+    """Return the Gram matrix of each image's feature maps, G_ij = Σ_k F_ik F_jk / (H·W): channel by channel.
+
+    Args:
+        feature_maps: (B, C, H, W).
+
+    Returns:
+        (B, C, C), symmetric and positive semi-definite, in the units of a feature squared.
+
+    Divided by the number of positions H·W alone, so that it does not depend on the picture's size; others also divide
+    by C, or by B·C. Of a batch, each image has its own. Source: Gatys et al. 2016, equation 3, there undivided.
+
+    >>> import torch
+    >>> gram_matrix(torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]]))  # ((1·1 + 2·2) / 2, (1·3 + 2·4) / 2, …)
+    tensor([[[ 2.5000,  5.5000],
+             [ 5.5000, 12.5000]]])
+    """
+    if feature_maps.ndim != 4:
+        raise ValueError(f"feature maps are (B, C, H, W), not {tuple(feature_maps.shape)}")
+    F = feature_maps.flatten(2)
+    return F @ F.transpose(1, 2) / F.shape[2]
+
+
+def content_loss(target_conv4_2: Tensor, content_conv4_2: Tensor) -> Tensor:
+    """Return the mean squared difference of two images' feature maps, a scalar.
+
+    Args:
+        target_conv4_2: (B, C, H, W), of the image being optimised, in any layer; conv4_2 is the paper's.
+        content_conv4_2: the same shape, of the content image; or a batch of 1 for all of them.
+
+    Divided by B·C·H·W. Gatys et al. 2016, equation 1, takes half the sum instead: multiply by C·H·W/2 to have that.
+    """
+    if target_conv4_2.shape[1:] != content_conv4_2.shape[1:]:
+        raise ValueError(f"shapes differ: {tuple(target_conv4_2.shape)}, {tuple(content_conv4_2.shape)}")
+    return (target_conv4_2 - content_conv4_2).square().mean()
+
+
+def style_loss(
+    style_weights: Mapping[str, float], target_features: Mapping[str, Tensor], style_grams: Mapping[str, Tensor]
+) -> Tensor:
+    """Return Σ_l w_l · mean((G_l − A_l)²) / 4 over the layers l of `style_weights`, a scalar.
+
+    Args:
+        style_weights: {layer: w_l}.
+        target_features: {layer: feature maps (B, C, H, W)} of the image being optimised; its size is free.
+        style_grams: {layer: `gram_matrix` (B or 1, C, C)} of the style image.
+
+    The mean is over B·C·C. With G and A divided by H·W this is Gatys et al. 2016, equations 4 and 5, exactly:
+    E_l = Σ (G − A)² / (4 N_l² M_l²) with undivided G and A. Raises KeyError where a layer lacks features or a Gram.
+    """
+    loss = 0.0
+    for layer, weight in style_weights.items():
+        G, A = gram_matrix(target_features[layer]), style_grams[layer]
+        if G.shape[1:] != A.shape[1:]:
+            raise ValueError(f"{layer}: Gram matrices differ in shape: {tuple(G.shape)}, {tuple(A.shape)}")
+        loss = loss + weight * (G - A).square().mean() / 4
+    return loss
+
+
+def total_variation_loss(image: Tensor) -> Tensor:
+    """Return mean |difference to the right neighbour| + mean |difference to the lower neighbour|, a scalar.
+
+    Args:
+        image: (B, C, H, W), at least two pixels a side.
+
+    Each mean is over its own differences, B·C·H·(W−1) and B·C·(H−1)·W, so that it does not depend on the size.
+    The anisotropic form of Rudin, Osher and Fatemi 1992; other implementations take sums, or squares.
+    """
+    if image.ndim != 4 or min(image.shape[-2:]) < 2:
+        raise ValueError(f"an image here is (B, C, H, W) with H and W at least 2, not {tuple(image.shape)}")
+    return image.diff(dim=3).abs().mean() + image.diff(dim=2).abs().mean()
+
+
+def total_loss(c_loss: Tensor, s_loss: Tensor, alpha: float, beta: float) -> Tensor:
+    """Return α·content loss + β·style loss (Gatys et al. 2016, equation 7).
+
+    Args:
+        c_loss, s_loss: scalars from `content_loss` and `style_loss`.
+        alpha, beta: weights, at least 0. Only their ratio, and what the losses are divided by, shape the picture.
+    """
+    return alpha * c_loss + beta * s_loss

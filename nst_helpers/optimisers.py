@@ -1,0 +1,66 @@
+"""Steps from an image and its gradient: L-BFGS and Adam, each with its memory as plain data."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass
+class LBFGS:
+    """Limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.4): one evaluation a step, and no line search.
+
+    Differences are taken between images as projected to [0, 1], so that the memory describes the steps really made.
+    Without memory the step goes down the gradient with a root mean square of `first_step` (in pixel values).
+    """
+
+    learning_rate = 1.0  # by default
+    history: int = 20
+    first_step: float = 0.02
+    pairs: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list, repr=False)  # s, y, 1 / s·y; oldest first
+    last: tuple[Tensor, Tensor] | None = field(default=None, repr=False)  # image and gradient of the step before
+
+    def direction(self, image: Tensor, gradient: Tensor) -> Tensor:
+        """Return the step to take from `image`, whose gradient is `gradient`, before scaling by the learning rate."""
+        x, g = image.flatten(), gradient.flatten()
+        if self.last is not None:
+            s, y = x - self.last[0], g - self.last[1]
+            curvature = s.dot(y)
+            if curvature > 1e-10 * s.norm() * y.norm():
+                self.pairs = [*self.pairs, (s, y, 1 / curvature)][-self.history :]
+        self.last = (x, g)
+        if not self.pairs:
+            return -gradient * (self.first_step / g.square().mean().sqrt().clamp_min(1e-30))
+        q, shares = g, []
+        for s, y, rho in reversed(self.pairs):
+            shares.append(rho * s.dot(q))
+            q = q - shares[-1] * y
+        s, y, _ = self.pairs[-1]
+        q = q * (s.dot(y) / y.dot(y))
+        for (s, y, rho), share in zip(self.pairs, reversed(shares), strict=True):
+            q = q + (share - rho * y.dot(q)) * s
+        return -q.view_as(image)
+
+
+@dataclass
+class Adam:
+    """Adam (Kingma and Ba 2015, algorithm 1)."""
+
+    learning_rate = 0.02  # by default, in pixel values
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    steps: int = 0
+    mean: Tensor | float = field(default=0.0, repr=False)
+    square: Tensor | float = field(default=0.0, repr=False)
+
+    def direction(self, image: Tensor, gradient: Tensor) -> Tensor:
+        """As `LBFGS.direction`."""
+        self.steps += 1
+        self.mean = self.beta1 * self.mean + (1 - self.beta1) * gradient
+        self.square = self.beta2 * self.square + (1 - self.beta2) * gradient.square()
+        mean = self.mean / (1 - self.beta1**self.steps)
+        square = self.square / (1 - self.beta2**self.steps)
+        return -mean / (square.sqrt() + self.epsilon)
+
+
+OPTIMISERS = {"lbfgs": LBFGS, "adam": Adam}

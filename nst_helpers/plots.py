@@ -1,0 +1,59 @@
+"""Figures: pictures side by side, and losses over a run. They come closed, so that a notebook draws each just once."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .images import to_pil
+
+
+def show_grid(
+    content: Tensor, style: Tensor, output: Tensor, titles: Sequence[str] = ("Content", "Style", "Output")
+) -> Figure:
+    """Return a figure with three images side by side, at the same height.
+
+    Args:
+        content, style, output: (1, 3, H, W) in [0, 1]; each may have its own size.
+        titles: one for each.
+    """
+    pictures = [to_pil(image) for image in (content, style, output)]
+    widths = [picture.width / picture.height for picture in pictures]
+    figure, axes = plt.subplots(
+        1, 3, figsize=(3.6 * sum(widths), 3.9), width_ratios=widths, layout="constrained", dpi=100
+    )
+    for ax, picture, title in zip(axes, pictures, titles, strict=True):
+        ax.imshow(picture)
+        ax.set_title(title)
+        ax.set_axis_off()
+    plt.close(figure)
+    return figure
+
+
+def show_losses(history: Iterable) -> Figure:
+    """Return a figure of the total loss and its weighted parts, on a logarithmic scale, over the evaluations.
+
+    Args:
+        history: records, as in `StyleTransfer.history` and `Result.history`. A dotted line marks each change of size;
+            losses at two sizes do not compare.
+    """
+    history = list(history)
+    steps = [record.iteration for record in history]
+    curves = {
+        "total": [record.total for record in history],
+        "α·content": [record.settings.alpha * record.content for record in history],
+        "β·style": [record.settings.beta * record.style for record in history],
+    }
+    figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained", dpi=100)
+    for (label, values), style in zip(curves.items(), ("-", "--", ":"), strict=True):
+        ax.plot(steps, values, style, label=label)
+    for before, record in pairwise(history):
+        if record.size != before.size:
+            ax.axvline(record.iteration, color="grey", linestyle=":")
+            ax.text(record.iteration, 1.01, f" {record.size} px", transform=ax.get_xaxis_transform(), color="grey")
+    ax.set(xlabel="evaluations", ylabel="loss", yscale="log")
+    ax.legend()
+    plt.close(figure)
+    return figure

@@ -1,0 +1,102 @@
+"""VGG-16 and VGG-19 (Simonyan and Zisserman 2015) as feature extractors: layers by name, no classifier."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from .images import preprocess
+from .weights import load_weights
+
+BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # convolutions in each of the five blocks
+CHANNELS = (64, 128, 256, 512, 512)  # of each block's feature maps
+
+
+class VGG(nn.Sequential):
+    """The convolutional part of VGG, frozen, its layers named conv1_1, relu1_1, conv1_2, … pool5.
+
+    Args:
+        name: "vgg16" or "vgg19".
+        pooling: "max", as it was trained, or "average", which Gatys et al. 2016 (section 2) found to look smoother.
+
+    conv4_2 is a layer's value before its ReLU, relu4_2 after it. No layer works in place, so a stored feature map
+    stays what it was. Weights are left as torch initialises them: `load_vgg` returns the pretrained network.
+    """
+
+    def __init__(self, name: str, pooling: str = "max"):
+        super().__init__()
+        if pooling not in ("max", "average"):
+            raise ValueError(f'pooling is "max" or "average", not {pooling!r}')
+        self.name, self.pooling, self.note = name, pooling, ""
+        channels_in = 3
+        for block, (convolutions, channels) in enumerate(zip(BLOCKS[name], CHANNELS, strict=True), start=1):
+            for index in range(1, convolutions + 1):
+                self.add_module(f"conv{block}_{index}", nn.Conv2d(channels_in, channels, 3, padding=1))
+                self.add_module(f"relu{block}_{index}", nn.ReLU())
+                channels_in = channels
+            self.add_module(f"pool{block}", nn.MaxPool2d(2) if pooling == "max" else nn.AvgPool2d(2))
+        self.requires_grad_(False)
+
+    def forward(self, normalised: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Return {layer: feature maps (B, C, H', W')} for preprocessed images (B, 3, H, W).
+
+        Runs no further than the deepest of `layers` (default: all of them).
+        """
+        wanted = self.check_layers(layers if layers is not None else self._modules)
+        feature_maps = {}
+        x = normalised
+        for name, layer in self.named_children():
+            if name.startswith("pool") and min(x.shape[-2:]) < 2:
+                raise ValueError(f"a picture of {tuple(normalised.shape[-2:])} px is too small for {wanted[-1]}")
+            x = layer(x)
+            if name in wanted:
+                feature_maps[name] = x
+                if len(feature_maps) == len(wanted):
+                    break
+        return feature_maps
+
+    def check_layers(self, layers: Iterable[str]) -> list[str]:
+        """Return `layers` in the network's order, each once; a name that it lacks raises a ValueError."""
+        layers = [layers] if isinstance(layers, str) else list(layers)
+        unknown = [layer for layer in layers if layer not in self._modules]
+        if unknown:
+            raise ValueError(
+                f"{self.name} has no layer {', '.join(map(repr, unknown))}; it has {', '.join(self._modules)}"
+            )
+        return [name for name in self._modules if name in layers]
+
+
+def load_vgg(network: str = "auto", pooling: str = "max", device: torch.device | str = "cpu") -> VGG:
+    """Return a pretrained, frozen VGG.
+
+    Args:
+        network: "vgg16", "vgg19", or "auto": VGG-19 if its weights are cached or can be had, else VGG-16.
+        pooling: "max" or "average".
+        device: where its weights are put.
+
+    `.name` says which network it is and `.note` why. Raises ValueError for unknown names, and WeightsError where the
+    weights cannot be had: an explicit name never falls back.
+    """
+    weights = load_weights(network)
+    vgg = VGG(weights.network, pooling)
+    convolutions = [layer for layer in vgg if isinstance(layer, nn.Conv2d)]
+    for index, layer in enumerate(convolutions):
+        layer.load_state_dict({kind: weights.tensors[f"{index}.{kind}"] for kind in ("weight", "bias")})
+    vgg.note = weights.note
+    device = torch.device(device)
+    return vgg.to(device) if device.type == "mps" else vgg.to(device, memory_format=torch.channels_last)
+
+
+def get_features(image: Tensor, network: VGG, layers: Iterable[str]) -> dict[str, Tensor]:
+    """Return {layer: feature maps} of an image, in the order of the network's layers.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1], RGB, not normalised: `preprocess` is called here. H and W are at least 16 for
+            layers of the fifth block.
+        network: from `load_vgg`, on the image's device.
+        layers: names such as "conv4_2" (before its ReLU), "relu4_2" (after it) or "pool4".
+
+    Feature maps are (B, C, H/2ᵏ, W/2ᵏ), rounded down, behind k poolings. Raises ValueError for a layer that the
+    network lacks, for values clearly outside [0, 1], and for pictures too small.
+    """
+    return network(preprocess(image), layers)

@@ -1,0 +1,31 @@
+"""Pictures and the pretrained network that the tests share. VGG-16, since everyone can have it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import nst_helpers as nst
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def root():
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def vgg16():
+    return nst.load_vgg("vgg16")
+
+
+@pytest.fixture
+def picture():
+    """Makes a smooth, colourful image (1, 3, height, width) in [0, 1]; another seed makes another."""
+
+    def make(height=48, width=64, seed=0):
+        coarse = torch.rand(1, 3, 6, 8, generator=torch.Generator().manual_seed(seed))
+        return torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear").clamp(0, 1)
+
+    return make

@@ -1,0 +1,308 @@
+import io
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+import nst_helpers as nst
+from nst_helpers import images
+
+
+def encoded(picture, format="PNG", **options):
+    file = io.BytesIO()
+    picture.save(file, format, **options)
+    return file.getvalue()
+
+
+@pytest.fixture
+def photo():
+    """A 60×40 RGB picture in which every pixel differs from its neighbours."""
+    y, x = np.mgrid[:40, :60]
+    return Image.fromarray(np.stack([x * 4, y * 6, (x + y) * 2], axis=2).astype(np.uint8))
+
+
+def pixels(image):
+    return (image[0].permute(1, 2, 0) * 255).round().byte().numpy()
+
+
+class TestSources:
+    def test_every_kind_gives_the_same_image(self, photo, tmp_path):
+        path = tmp_path / "photo.png"
+        photo.save(path)
+        expected = nst.load_image(photo, size=None)
+        assert expected.shape == (1, 3, 40, 60)
+        assert expected.dtype == torch.float32
+        np.testing.assert_array_equal(pixels(expected), np.asarray(photo))
+        array = np.asarray(photo)
+        chw = torch.tensor(array).permute(2, 0, 1)
+        with open(path, "rb") as file:
+            sources = [path, str(path), path.read_bytes(), bytearray(path.read_bytes()), file, array, array / 255]
+            sources += [array.astype(np.uint16) * 257, chw, chw[None], chw / 255, expected, expected.bfloat16()]
+            for source in sources:
+                tolerance = 2**-8 if getattr(source, "dtype", None) == torch.bfloat16 else 1e-6
+                torch.testing.assert_close(nst.load_image(source, size=None), expected, rtol=0, atol=tolerance)
+
+    def test_anything_else_is_refused(self):
+        with pytest.raises(TypeError, match="not int"):
+            nst.load_image(3)
+
+    def test_the_source_is_left_as_it_was(self, photo):
+        tensor = nst.load_image(photo, size=None)
+        before = tensor.clone()
+        nst.load_image(tensor, size=None).zero_()
+        assert torch.equal(tensor, before)
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_exif_rotation_is_applied(self, photo, orientation):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        turned = Image.open(io.BytesIO(encoded(photo, exif=exif)))
+        expected = np.asarray(ImageOps.exif_transpose(turned))
+        image = nst.load_image(encoded(photo, exif=exif), size=None)
+        assert image.shape[2:] == ((60, 40) if orientation >= 5 else (40, 60))
+        np.testing.assert_array_equal(pixels(image), expected)
+
+
+class TestModes:
+    def test_greyscale_has_three_equal_channels(self, photo):
+        image = nst.load_image(encoded(photo.convert("L")), size=None)
+        np.testing.assert_array_equal(pixels(image), np.stack([np.asarray(photo.convert("L"))] * 3, axis=2))
+
+    @pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "HSV", "YCbCr"])
+    def test_other_modes_match_pillow(self, photo, mode):
+        picture = photo.convert(mode)
+        np.testing.assert_array_equal(pixels(nst.load_image(picture, size=None)), np.asarray(picture.convert("RGB")))
+
+    def test_cmyk_jpeg(self):
+        image = nst.load_image(encoded(Image.new("CMYK", (20, 20), (255, 0, 0, 0)), "JPEG"), size=None)
+        np.testing.assert_allclose(pixels(image)[10, 10], (0, 255, 255), atol=3)
+
+    @pytest.mark.parametrize("format", ["PNG", "TIFF"])
+    def test_16_bit_is_scaled_not_clipped(self, format):
+        ramp = np.linspace(0, 65535, 64).astype(np.uint16)
+        image = nst.load_image(encoded(Image.fromarray(np.tile(ramp, (32, 1))), format), size=None)
+        torch.testing.assert_close(image[0, 1, 7], torch.from_numpy(ramp / 65535).float(), rtol=0, atol=1e-6)
+
+    def test_32_bit_integers_that_hold_16_bits(self):
+        ramp = np.tile(np.linspace(0, 65535, 64).astype(np.int32), (32, 1))
+        image = nst.load_image(Image.fromarray(ramp, mode=None), size=None)
+        torch.testing.assert_close(image[0, 0, 0], torch.linspace(0, 1, 64), rtol=0, atol=2e-5)
+
+    def test_transparent_lies_on_white(self):
+        picture = Image.new("RGBA", (20, 20), (255, 0, 0, 0))
+        picture.putpixel((3, 4), (255, 0, 0, 255))
+        picture.putpixel((5, 4), (0, 0, 0, 51))
+        image = pixels(nst.load_image(encoded(picture), size=None))
+        assert image[0, 0].tolist() == [255, 255, 255]
+        assert image[4, 3].tolist() == [255, 0, 0]
+        assert image[4, 5].tolist() == [204, 204, 204]
+
+    def test_transparent_palette(self):
+        picture = Image.new("P", (20, 20), 0)
+        picture.putpalette([10, 20, 30, 200, 100, 50])
+        picture.putpixel((1, 1), 1)
+        image = pixels(nst.load_image(encoded(picture, transparency=0), size=None))
+        assert image[0, 0].tolist() == [255, 255, 255]
+        assert image[1, 1].tolist() == [200, 100, 50]
+
+    def test_transparent_array(self):
+        array = np.zeros((20, 20, 4), np.float32)
+        array[..., 3] = 0.25
+        torch.testing.assert_close(nst.load_image(array, size=None), torch.full((1, 3, 20, 20), 0.75))
+
+    def test_first_frame_of_an_animation(self):
+        frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "lime", "blue")]
+        for format in ("GIF", "WEBP", "TIFF", "PNG"):
+            animation = encoded(frames[0], format, save_all=True, append_images=frames[1:])
+            np.testing.assert_allclose(pixels(nst.load_image(animation, size=None))[9, 9], (255, 0, 0), atol=2)
+
+
+class TestSize:
+    @pytest.mark.parametrize(
+        ("shape", "expected"), [((200, 400), (32, 64)), ((400, 200), (64, 32)), ((101, 97), (64, 61))]
+    )
+    def test_longest_side(self, shape, expected):
+        image = nst.load_image(np.zeros((*shape, 3), np.uint8), size=64)
+        assert image.shape == (1, 3, *expected)
+
+    def test_is_lanczos(self, photo):
+        image = nst.load_image(photo, size=30)
+        np.testing.assert_array_equal(pixels(image), np.asarray(photo.resize((30, 20), Image.Resampling.LANCZOS)))
+
+    def test_stays_in_range_where_lanczos_overshoots(self):
+        edge = np.zeros((64, 64), np.float32)
+        edge[:, 32:] = 1
+        image = nst.load_image(edge, size=48)
+        assert image.min() == 0
+        assert image.max() == 1
+
+    def test_enlarging_says_so(self, photo):
+        with pytest.warns(UserWarning, match=r"<PIL image>: enlarged from 60×40 to 120×80 px"):
+            assert nst.load_image(photo, size=120).shape == (1, 3, 80, 120)
+
+    def test_a_large_photograph_within_the_limit_raises_no_warning(self):
+        assert nst.load_image(encoded(Image.new("1", (12_000, 8_000))), size=64).shape == (1, 3, 43, 64)
+
+    @pytest.mark.parametrize("size", [0, -5, 15, 64.0, "64"])
+    def test_bad_size(self, photo, size):
+        with pytest.raises(ValueError, match="size is the longest side in whole pixels, at least 16"):
+            nst.load_image(photo, size=size)
+
+
+class TestRefusals:
+    """One line that names the file and the reason."""
+
+    def refused(self, source, error, *parts):
+        with pytest.raises(error) as caught:
+            nst.load_image(source)
+        message = str(caught.value)
+        assert "\n" not in message
+        for part in parts:
+            assert part in message
+
+    def test_missing(self, tmp_path):
+        self.refused(tmp_path / "no.jpg", FileNotFoundError, "no.jpg", "no such file")
+
+    def test_folder(self, tmp_path):
+        self.refused(tmp_path, IsADirectoryError, tmp_path.name, "a folder")
+
+    def test_not_an_image(self, tmp_path):
+        path = tmp_path / "notes.jpg"
+        path.write_text("not a picture at all")
+        self.refused(path, ValueError, "notes.jpg", "not an image")
+
+    def test_empty_file(self, tmp_path):
+        path = tmp_path / "empty.png"
+        path.touch()
+        self.refused(path, ValueError, "empty.png", "zero-sized")
+
+    @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
+    def test_truncated(self, tmp_path, format):
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        whole = encoded(Image.fromarray(noise), format)
+        path = tmp_path / f"cut.{format.lower()}"
+        for share in np.linspace(0.02, 0.9, 23):
+            path.write_bytes(whole[: int(len(whole) * share)])
+            self.refused(path, ValueError, path.name)
+
+    def test_truncated_16_bit(self, tmp_path):
+        noise = np.random.default_rng(0).integers(0, 65536, (64, 64), dtype=np.uint16)
+        whole = encoded(Image.fromarray(noise))
+        self.refused(whole[: len(whole) // 2], ValueError, "<bytes>", "truncated")
+
+    def test_zero_sized(self):
+        self.refused(np.zeros((0, 20, 3), np.uint8), ValueError, "<ndarray>", "zero-sized")
+        self.refused(torch.zeros(1, 3, 20, 0), ValueError, "<Tensor>", "zero-sized")
+        self.refused(Image.new("RGB", (0, 20)), ValueError, "<PIL image>", "zero-sized")
+
+    def test_too_many_pixels_is_judged_from_the_header(self, tmp_path):
+        path = tmp_path / "bomb.png"
+        small = encoded(Image.new("L", (16, 16)))
+        for width in (18_000, 60_000):  # over the limit, and over Pillow's own
+            header = bytearray(small)
+            header[16:24] = width.to_bytes(4, "big") + (10_000).to_bytes(4, "big")
+            header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
+            path.write_bytes(header)
+            self.refused(path, ValueError, "bomb.png", "over 178 megapixels")
+
+    def test_smaller_than_the_network_can_take(self):
+        self.refused(np.zeros((15, 300, 3), np.uint8), ValueError, "300×15 px", "16 px a side")
+        self.refused(np.zeros((20, 2000, 3), np.uint8), ValueError, "512×5 px", "16 px a side")
+
+    def test_values_out_of_range(self):
+        self.refused(np.full((20, 20, 3), 200.0), ValueError, "200", "divide by 255")
+        self.refused(np.full((20, 20, 3), -1.0), ValueError, "normalised already")
+        self.refused(np.full((20, 20, 3), np.nan), ValueError, "not finite")
+
+    def test_array_shapes_and_types(self):
+        self.refused(np.zeros((3, 20, 20), np.uint8), ValueError, "(H, W, 3)", "(3, 20, 20)")
+        self.refused(torch.zeros(2, 3, 20, 20), ValueError, "(1, 3, H, W)", "(2, 3, 20, 20)")
+        self.refused(np.zeros((20, 20), np.int64), ValueError, "int64")
+
+
+class TestPreprocess:
+    def test_is_imagenet_normalisation(self):
+        image = torch.tensor(images.IMAGENET_MEAN).view(1, 3, 1, 1).expand(2, 3, 4, 5)
+        assert nst.preprocess(image).abs().max() == 0
+        torch.testing.assert_close(
+            nst.preprocess(torch.ones(3, 4, 5))[:, 0, 0], torch.tensor([2.2489, 2.4286, 2.64]), atol=1e-4, rtol=0
+        )
+
+    def test_inverses_of_each_other(self, picture):
+        image = picture().double()
+        torch.testing.assert_close(nst.deprocess(nst.preprocess(image)), image, rtol=0, atol=1e-15)
+        normalised = torch.randn(2, 3, 8, 8, dtype=torch.float64) * 0.1
+        torch.testing.assert_close(nst.preprocess(nst.deprocess(normalised)), normalised, rtol=0, atol=1e-14)
+        assert nst.deprocess(torch.full((3, 1, 1), 10.0)).min() > 2  # nothing is clipped
+
+    def test_gradient_passes(self):
+        assert torch.autograd.gradcheck(nst.preprocess, torch.rand(1, 3, 2, 2, dtype=torch.float64, requires_grad=True))
+
+    def test_normalising_twice_is_noticed(self, picture):
+        with pytest.raises(ValueError, match="normalised already"):
+            nst.preprocess(nst.preprocess(picture()))
+
+    @pytest.mark.parametrize(
+        ("bad", "message"),
+        [
+            (torch.full((1, 3, 4, 4), 255.0), "divide by 255"),
+            (torch.full((1, 3, 4, 4), torch.nan), "not finite"),
+            (torch.full((1, 3, 4, 4), torch.inf), "not finite"),
+            (torch.zeros(1, 4, 4, 4), r"\(\.\.\., 3, H, W\)"),
+            (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "uint8"),
+        ],
+    )
+    def test_bad_input(self, bad, message):
+        with pytest.raises(ValueError, match=message):
+            nst.preprocess(bad)
+
+
+class TestSave:
+    @pytest.mark.parametrize(("suffix", "error"), [(".png", 0), (".jpg", 1), (".jpeg", 1), (".webp", 2), (".PNG", 0)])
+    def test_comes_back(self, picture, tmp_path, suffix, error):
+        image = picture(64, 96)
+        path = nst.save_image(image, tmp_path / "new" / f"painting{suffix}")
+        back = nst.load_image(path, size=None)
+        assert back.shape == image.shape
+        assert np.abs(pixels(back).astype(int) - pixels(image)).mean() <= error
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+    def test_rounds_to_the_nearest_level(self, tmp_path):
+        image = torch.full((3, 16, 16), 127.6 / 255)
+        assert Image.open(nst.save_image(image, tmp_path / "a.png")).getpixel((0, 0)) == (128, 128, 128)
+
+    @pytest.mark.parametrize("name", ["painting", "painting.gif", "painting.tiff"])
+    def test_other_suffixes(self, picture, tmp_path, name):
+        with pytest.raises(ValueError, match=r"must end in one of \.png, \.jpg, \.jpeg, \.webp"):
+            nst.save_image(picture(), tmp_path / name)
+
+    def test_bad_images(self, picture, tmp_path):
+        with pytest.raises(ValueError, match="one image at a time"):
+            nst.save_image(picture().expand(2, -1, -1, -1), tmp_path / "a.png")
+        with pytest.raises(ValueError, match="normalised already"):
+            nst.save_image(nst.preprocess(picture()), tmp_path / "a.png")
+
+    def test_a_failure_leaves_the_old_file(self, picture, tmp_path, monkeypatch):
+        path = nst.save_image(picture(), tmp_path / "a.png")
+        before = path.read_bytes()
+
+        def broken(self, file, *args, **kwargs):
+            with open(file, "wb") as stream:
+                stream.write(b"half")
+            raise OSError("disk full")
+
+        monkeypatch.setattr(Image.Image, "save", broken)
+        with pytest.raises(OSError, match="disk full"):
+            nst.save_image(picture(seed=1), path)
+        assert path.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_warning_escapes_from_pillow():
+    """Pillow warns of a decompression bomb at half of our limit; a photograph of 100 megapixels is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nst.load_image(encoded(Image.new("1", (10_000, 10_000))), size=64)

@@ -1,0 +1,117 @@
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+import nst_helpers as nst
+
+
+@pytest.fixture
+def maps():
+    def make(*shape, seed=0):
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    return make
+
+
+class TestGramMatrix:
+    def test_two_channels_by_hand(self):
+        feature_maps = torch.tensor([[[[1.0, 2.0], [0.0, 1.0]], [[3.0, 0.0], [1.0, 1.0]]]])
+        expected = torch.tensor([[[1 + 4 + 0 + 1, 3 + 0 + 0 + 1], [4, 9 + 0 + 1 + 1]]]) / 4  # H·W = 4
+        torch.testing.assert_close(nst.gram_matrix(feature_maps), expected)
+
+    def test_each_image_of_a_batch_has_its_own(self, maps):
+        batch = maps(3, 4, 5, 7)
+        expected = torch.einsum("bihw,bjhw->bij", batch, batch) / 35
+        torch.testing.assert_close(nst.gram_matrix(batch), expected)
+        torch.testing.assert_close(nst.gram_matrix(batch)[1:2], nst.gram_matrix(batch[1:2]))
+
+    def test_does_not_depend_on_size_or_place(self, maps):
+        feature_maps = maps(1, 3, 4, 6)
+        torch.testing.assert_close(nst.gram_matrix(feature_maps.repeat(1, 1, 2, 3)), nst.gram_matrix(feature_maps))
+        shuffled = feature_maps.flatten(2)[:, :, torch.randperm(24)].view_as(feature_maps)
+        torch.testing.assert_close(nst.gram_matrix(shuffled), nst.gram_matrix(feature_maps))
+
+    def test_any_memory_layout(self, maps):
+        feature_maps = maps(2, 8, 5, 7)
+        channels_last = feature_maps.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(nst.gram_matrix(channels_last), nst.gram_matrix(feature_maps))
+
+    def test_gradient(self, maps):
+        assert gradcheck(nst.gram_matrix, maps(2, 3, 2, 3).requires_grad_())
+
+    def test_bad_input(self):
+        with pytest.raises(ValueError, match=r"\(B, C, H, W\), not \(3, 4, 5\)"):
+            nst.gram_matrix(torch.zeros(3, 4, 5))
+
+
+class TestContentLoss:
+    def test_closed_form(self):
+        assert nst.content_loss(torch.full((2, 3, 4, 5), 3.0), torch.full((2, 3, 4, 5), 1.0)) == 4
+
+    def test_a_batch_is_the_mean_of_its_images(self, maps):
+        F, P = maps(3, 4, 5, 6), maps(1, 4, 5, 6, seed=1)
+        expected = torch.stack([nst.content_loss(image[None], P) for image in F]).mean()
+        torch.testing.assert_close(nst.content_loss(F, P), expected)
+
+    def test_gradient(self, maps):
+        P = maps(1, 2, 3, 3, seed=1)
+        assert gradcheck(lambda F: nst.content_loss(F, P), maps(2, 2, 3, 3).requires_grad_())
+
+    def test_shapes_must_match(self, maps):
+        with pytest.raises(ValueError, match="shapes differ"):
+            nst.content_loss(maps(1, 4, 5, 6), maps(1, 4, 5, 7))
+
+
+class TestStyleLoss:
+    def test_is_equation_4_of_gatys(self, maps):
+        """Undivided Gram matrices of F and S, summed squared differences, divided by 4 N² M²."""
+        F, S = maps(1, 3, 4, 5), maps(1, 3, 4, 5, seed=1)
+        G, A = (m[0].flatten(1) @ m[0].flatten(1).T for m in (F, S))
+        equation_4 = (G - A).square().sum() / (4 * 3**2 * 20**2)
+        loss = nst.style_loss({"relu1_1": 0.5}, {"relu1_1": F}, {"relu1_1": nst.gram_matrix(S)})
+        torch.testing.assert_close(loss, 0.5 * equation_4)
+
+    def test_layers_add_up_by_weight(self, maps):
+        features = {"relu1_1": maps(1, 3, 4, 5), "relu2_1": maps(1, 6, 2, 2)}
+        grams = {layer: nst.gram_matrix(m + 1) for layer, m in features.items()}
+        parts = [nst.style_loss({layer: 1.0}, features, grams) for layer in features]
+        together = nst.style_loss({"relu1_1": 2.0, "relu2_1": 3.0}, features, grams)
+        torch.testing.assert_close(together, 2 * parts[0] + 3 * parts[1])
+
+    def test_is_zero_for_the_style_itself_in_any_order(self, maps):
+        F = maps(1, 3, 4, 6)
+        assert nst.style_loss({"a": 1.0}, {"a": F.flip(3)}, {"a": nst.gram_matrix(F)}) < 1e-25
+
+    def test_a_batch_is_the_mean_of_its_images(self, maps):
+        F, gram = maps(3, 4, 5, 6), nst.gram_matrix(maps(1, 4, 2, 2, seed=1))
+        parts = [nst.style_loss({"a": 2.0}, {"a": image[None]}, {"a": gram}) for image in F]
+        torch.testing.assert_close(nst.style_loss({"a": 2.0}, {"a": F}, {"a": gram}), torch.stack(parts).mean())
+
+    def test_gradient(self, maps):
+        gram = nst.gram_matrix(maps(1, 2, 3, 3, seed=1))
+        assert gradcheck(lambda F: nst.style_loss({"a": 1.0}, {"a": F}, {"a": gram}), maps(2, 2, 3, 3).requires_grad_())
+
+    def test_bad_input(self, maps):
+        with pytest.raises(KeyError, match="relu1_1"):
+            nst.style_loss({"relu1_1": 1.0}, {}, {})
+        with pytest.raises(ValueError, match="relu1_1: Gram matrices differ in shape"):
+            nst.style_loss({"relu1_1": 1.0}, {"relu1_1": maps(1, 3, 4, 4)}, {"relu1_1": torch.zeros(1, 4, 4)})
+
+
+class TestTotalVariation:
+    def test_closed_form(self):
+        ramp = torch.arange(5.0).expand(2, 3, 4, 5)  # 1 to the right, 0 downwards
+        assert nst.total_variation_loss(ramp) == 1
+        assert nst.total_variation_loss(3 * ramp.transpose(2, 3)) == 3
+        assert nst.total_variation_loss(torch.ones(1, 3, 4, 4)) == 0
+
+    def test_gradient(self, maps):
+        assert gradcheck(nst.total_variation_loss, maps(2, 3, 3, 4).requires_grad_())
+
+    def test_bad_input(self):
+        with pytest.raises(ValueError, match="at least 2"):
+            nst.total_variation_loss(torch.zeros(1, 3, 1, 5))
+
+
+def test_total_loss():
+    assert nst.total_loss(torch.tensor(2.0), torch.tensor(3.0), alpha=5, beta=7) == 31

@@ -1,0 +1,509 @@
+import copy
+import math
+import pickle
+import signal
+import threading
+
+import pytest
+import torch
+
+import nst_helpers as nst
+from nst_helpers import optimise
+from nst_helpers.optimise import coarse_to_fine
+from nst_helpers.optimisers import LBFGS, Adam
+
+
+@pytest.fixture
+def make_run(vgg16, picture):
+    """Makes a StyleTransfer of two small pictures, 64×48 and 60×64 px."""
+
+    def make(**settings):
+        settings = {"network": vgg16, "sizes": (48,), "steps": 4, **settings}
+        return nst.StyleTransfer(picture(48, 64), picture(64, 60, seed=1), **settings)
+
+    return make
+
+
+def plain_losses(image, content, style, vgg, alpha, beta, tv_weight):
+    """The losses from their formulas, layer by layer, with none of the toolkit's losses."""
+    layers = ["relu4_2", *nst.STYLE_WEIGHTS]
+    F, P, S = (nst.get_features(x, vgg, layers) for x in (image, content, style))
+    content_loss = ((F["relu4_2"] - P["relu4_2"]) ** 2).mean()
+    style_loss = 0
+    for layer, weight in nst.STYLE_WEIGHTS.items():
+        f, s = F[layer][0].flatten(1), S[layer][0].flatten(1)
+        n = len(f)
+        style_loss += weight * ((f @ f.T / f.shape[1] - s @ s.T / s.shape[1]) ** 2).sum() / (4 * n**2)
+    variation = (image[..., 1:] - image[..., :-1]).abs().mean() + (image[..., 1:, :] - image[..., :-1, :]).abs().mean()
+    return alpha * content_loss + beta * style_loss + tv_weight * variation, content_loss, style_loss, variation
+
+
+class TestOptimisers:
+    @pytest.mark.parametrize(("optimiser", "steps"), [(LBFGS(), 60), (Adam(), 2000)])
+    def test_reach_the_minimum_of_a_quadratic(self, optimiser, steps):
+        generator = torch.Generator().manual_seed(0)
+        scales = torch.logspace(0, 2, 48, dtype=torch.float64).view(1, 3, 4, 4)
+        target = torch.rand(1, 3, 4, 4, generator=generator, dtype=torch.float64)
+        x = torch.full_like(target, 0.5)
+        for _ in range(steps):
+            x = x + optimiser.learning_rate * optimiser.direction(x, scales * (x - target))
+        assert (x - target).abs().max() < 1e-4
+
+    def test_adam_is_torchs(self):
+        x = torch.rand(1, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        theirs = x.clone().requires_grad_()
+        torch_adam, adam = torch.optim.Adam([theirs], lr=0.03), Adam()
+        for _ in range(20):
+            x = x + 0.03 * adam.direction(x, 4 * x**3 - x)
+            theirs.grad = (4 * theirs**3 - theirs).detach()
+            torch_adam.step()
+        torch.testing.assert_close(x, theirs.detach())
+
+    def test_lbfgs_is_torchs(self):
+        """Without a line search, and with the same first step, both make the same steps."""
+        generator = torch.Generator().manual_seed(0)
+        matrix = torch.randn(48, 48, dtype=torch.float64, generator=generator)
+        matrix = matrix @ matrix.T / 48 + torch.eye(48)
+        x = torch.rand(1, 3, 4, 4, dtype=torch.float64, generator=generator)
+        theirs = x.clone().requires_grad_()
+        torch_lbfgs = torch.optim.LBFGS([theirs], max_iter=1, history_size=5, tolerance_grad=0, tolerance_change=0)
+
+        def gradient(x):
+            return (matrix @ x.flatten()).view_as(x)
+
+        def closure():
+            theirs.grad = gradient(theirs.detach())
+            return torch.tensor(0.0)
+
+        first = min(1.0, 1 / gradient(x).abs().sum().item()) * gradient(x).square().mean().sqrt().item()
+        ours = LBFGS(history=5, first_step=first)
+        for _ in range(12):
+            torch_lbfgs.step(closure)
+            x = x + ours.direction(x, gradient(x))
+            torch.testing.assert_close(x, theirs.detach())
+
+    def test_lbfgs_first_step(self):
+        gradient = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        step = LBFGS().direction(torch.zeros(1, 3, 8, 8), gradient)
+        assert math.isclose(step.square().mean().sqrt(), 0.02, rel_tol=1e-5)
+        torch.testing.assert_close(step / step.norm(), -gradient / gradient.norm())
+
+    def test_lbfgs_keeps_its_history_short_and_its_curvature_positive(self):
+        lbfgs, x = LBFGS(history=3), torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+        for k in range(8):
+            x = x + 0.1 * lbfgs.direction(x, torch.sin(7 * x + k))
+        assert len(lbfgs.pairs) <= 3
+        assert all(s.dot(y) > 0 for s, y, _ in lbfgs.pairs)
+
+    @pytest.mark.parametrize("optimiser", [LBFGS(), Adam()])
+    def test_no_gradient_no_step(self, optimiser):
+        for _ in range(3):
+            assert optimiser.direction(torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)).abs().max() == 0
+
+
+class TestStep:
+    def test_losses_and_gradient_are_the_formulas(self, make_run, vgg16):
+        run = make_run(alpha=2.0, beta=3.0, tv_weight=0.7, start="noise")
+        record = run.step()
+        content, style = (nst.load_image(image, 48) for image in (run.content_image, run.style_image))
+        image = record.image.requires_grad_()
+        expected = plain_losses(image, content, style, vgg16, 2.0, 3.0, 0.7)
+        found = (record.total, record.content, record.style, record.total_variation)
+        torch.testing.assert_close(torch.tensor(found), torch.stack(expected).detach(), rtol=1e-5, atol=0)
+        gradient = torch.autograd.grad(expected[0], image)[0]
+        torch.testing.assert_close(
+            run.state.best.gradient, gradient, rtol=1e-3, atol=1e-4 * gradient.abs().max().item()
+        )
+
+    def test_the_record_is_of_the_image_before_the_update(self, make_run):
+        run = make_run()
+        before = run.image
+        record = run.step()
+        assert torch.equal(record.image, before)
+        assert record.content == 0
+        assert not torch.equal(run.image, before)
+        assert (record.iteration, record.size, record.settings.alpha, record.settings.beta) == (0, 48, 1.0, 10.0)
+        assert dict(record.settings.style_weights) == nst.STYLE_WEIGHTS
+
+    def test_records_are_immutable_copies(self, make_run):
+        run = make_run()
+        record = run.step()
+        first = record.image
+        record.image.zero_()
+        run.image.zero_()
+        run.best.zero_()
+        run.step()
+        assert torch.equal(record.image, first)
+        with pytest.raises(AttributeError):
+            record.total = 0.0
+        copied = pickle.loads(pickle.dumps(record))
+        assert copied == record
+        assert torch.equal(copied.image, first)
+
+    def test_history_keeps_numbers_alone(self, make_run):
+        run = make_run()
+        records = list(run)
+        assert list(run.history) == records
+        assert all(record.image is None for record in run.history)
+
+    def test_iterating_is_stepping(self, make_run):
+        stepped = make_run()
+        steps = []
+        while not stepped.done:
+            steps.append(stepped.step())
+        assert list(make_run()) == steps
+        assert len(steps) == 4
+        with pytest.raises(RuntimeError, match="no steps are left"):
+            stepped.step()
+
+    def test_a_stopped_run_goes_on(self, make_run):
+        whole = make_run(steps=6)
+        list(whole)
+        stopped = make_run(steps=6)
+        for record in stopped:
+            if record.iteration == 2:
+                break
+        assert not stopped.done
+        list(stopped)
+        assert stopped.history == whole.history
+        assert torch.equal(stopped.image, whole.image)
+
+    def test_an_extended_run_goes_on(self, make_run):
+        whole, extended = make_run(steps=6), make_run(steps=4)
+        list(whole), list(extended)
+        extended.extend(2)
+        list(extended)
+        assert extended.history == whole.history
+
+    def test_a_rewound_run_goes_on_from_there(self, make_run):
+        run = make_run(sizes=(32, 48), steps=(3, 3))
+        records = list(run)
+        run.rewind(records[1])
+        assert torch.equal(run.image, records[1].image)
+        assert run.history == tuple(records[:1])
+        again = list(run)
+        assert [record.iteration for record in again] == [1, 2, 3, 4, 5]
+        assert [record.size for record in again] == [32, 32, 48, 48, 48]
+        assert again[0] == records[1]
+        with pytest.raises(ValueError, match="keeps no image"):
+            run.rewind(run.history[0])
+
+
+class TestSettings:
+    def test_are_read_at_the_next_step(self, make_run):
+        run = make_run(steps=10)
+        run.step()
+        run.alpha, run.beta, run.tv_weight = 0.5, 20, 0.1
+        run.style_weights = {"relu2_1": 3}
+        record = run.step()
+        settings = record.settings
+        assert (settings.alpha, settings.beta, settings.tv_weight) == (0.5, 20.0, 0.1)
+        assert settings.style_weights == (("relu2_1", 3.0),)
+        total = 0.5 * record.content + 20 * record.style + 0.1 * record.total_variation
+        assert math.isclose(record.total, total, rel_tol=1e-5)
+
+    @pytest.mark.parametrize(
+        "change", [{"alpha": 3.0}, {"beta": 5.0}, {"tv_weight": 0.3}, {"style_weights": {"relu1_1": 1}}]
+    )
+    def test_best_and_memory_start_anew(self, make_run, change):
+        run = make_run(steps=10)
+        for _ in range(4):
+            run.step()
+        assert run.state.optimiser.pairs
+        for name, value in change.items():
+            setattr(run, name, value)
+        record = run.step()
+        assert not run.state.optimiser.pairs
+        assert run.best_loss == record.total
+        assert torch.equal(run.best, record.image)
+
+    def test_setting_the_same_value_changes_nothing(self, make_run):
+        run, same = make_run(), make_run()
+        for _ in range(4):
+            same.beta, same.style_weights = 10, nst.STYLE_WEIGHTS
+            assert run.step() == same.step()
+
+    def test_from_another_thread(self, make_run):
+        run = make_run(steps=30)
+
+        def move():
+            for beta in range(1, 40):
+                run.beta = beta
+
+        thread = threading.Thread(target=move)
+        thread.start()
+        records = list(run)
+        thread.join()
+        for record in records:
+            expected = record.content + record.settings.beta * record.style
+            assert math.isclose(record.total, expected, rel_tol=1e-5)
+
+    @pytest.mark.parametrize("name", ["alpha", "beta", "tv_weight", "learning_rate"])
+    @pytest.mark.parametrize("value", [-1, math.nan, math.inf, "much"])
+    def test_bad_values_are_refused_at_once(self, make_run, name, value):
+        run = make_run()
+        before = getattr(run, name)
+        with pytest.raises(ValueError, match=r"finite number|could not convert"):
+            setattr(run, name, value)
+        assert getattr(run, name) == before
+
+    def test_style_weights(self, make_run):
+        run = make_run()
+        run.style_weights["relu1_1"] = 99  # a copy
+        assert run.style_weights == nst.STYLE_WEIGHTS
+        for bad in ({}, {"relu9_9": 1}, {"relu4_2": 1}, {"relu1_1": -1}):
+            with pytest.raises(ValueError, match=r"style_weights holds some of|relu1_1 is a finite number"):
+                run.style_weights = bad
+
+
+class TestSizesAndSteps:
+    @pytest.mark.parametrize(
+        ("shape", "sizes"),
+        [
+            ((512, 512), (128, 256, 512)),
+            ((256, 200), (128, 256)),
+            ((100, 150), (150,)),
+            ((1000, 700), (125, 250, 500, 1000)),
+            ((64, 1024), (256, 512, 1024)),
+        ],
+    )
+    def test_coarse_to_fine(self, shape, sizes):
+        assert coarse_to_fine(*shape) == sizes
+
+    def test_a_number_of_steps_is_for_the_last_size(self, make_run):
+        assert make_run(sizes=(24, 32, 48), steps=100).steps == (40, 40, 100)
+        assert make_run(sizes=(48,), steps=100).steps == (100,)
+        assert make_run(sizes=(24, 48), steps=(7, 0)).steps == (7, 0)
+
+    def test_sizes_follow_one_another(self, make_run):
+        run = make_run(sizes=(24, 32, 48), steps=(2, 0, 3))
+        records = list(run)
+        assert [record.size for record in records] == [24, 24, 48, 48, 48]
+        assert [tuple(record.image.shape[2:]) for record in records[1:3]] == [(18, 24), (36, 48)]
+        assert run.done
+        assert run.best_loss == min(record.total for record in records[2:])
+
+    def test_the_coarse_painting_is_painted_on(self, make_run):
+        """The next size starts from what the one before has painted, not from the photograph."""
+        run = make_run(sizes=(24, 48), steps=(6, 1), start="noise")
+        records = list(run)
+        coarse = min(records[:6], key=lambda record: record.total).image
+        enlarged = torch.nn.functional.interpolate(coarse, (36, 48), mode="bicubic")
+        assert (records[6].image - enlarged).abs().mean() < 0.02
+
+    @pytest.mark.parametrize("sizes", [(), (48, 24), (24, 24)])
+    def test_bad_sizes(self, make_run, sizes):
+        with pytest.raises(ValueError, match="ascending"):
+            make_run(sizes=sizes)
+
+    @pytest.mark.parametrize("steps", [0, -3, (1, 2), (0,)])
+    def test_bad_steps(self, make_run, steps):
+        with pytest.raises(ValueError, match="steps is a number above 0, or one a size"):
+            make_run(steps=steps)
+
+    def test_too_small_is_said_before_the_first_step(self, make_run):
+        with pytest.raises(ValueError, match="content_image: 20×15 px is smaller"):
+            make_run(sizes=(20, 48))
+
+    def test_enlarging_is_said_before_the_first_step(self, make_run):
+        with pytest.warns(UserWarning, match="enlarged") as warned:
+            make_run(sizes=(48, 80))
+        said = sorted(str(warning.message) for warning in warned)
+        assert said == [
+            "content_image: enlarged from 64×48 to 80×60 px",
+            "style_image: enlarged from 60×64 to 75×80 px",
+        ]
+
+
+class TestStart:
+    def test_content(self, make_run):
+        run = make_run()
+        assert torch.equal(run.image, nst.load_image(run.content_image, 48))
+
+    def test_noise_is_seeded(self, make_run):
+        first, same, other = (make_run(start="noise", seed=seed).image for seed in (1, 1, 2))
+        assert torch.equal(first, same)
+        assert not torch.equal(first, other)
+        assert abs(first.mean() - 0.5) < 0.02
+        assert abs(first.std() - 12**-0.5) < 0.02
+
+    def test_any_image(self, make_run, picture):
+        image = picture(30, 80, seed=5)
+        torch.testing.assert_close(make_run(start=image).image, optimise.resize(image, 36, 48))
+
+    def test_bad_start(self, make_run):
+        with pytest.raises(ValueError, match='start is "content", "noise" or an image'):
+            make_run(start="style")
+
+
+class TestBadInput:
+    def test_images(self, vgg16, picture):
+        good = picture()
+        for bad in (picture()[0], picture().expand(2, -1, -1, -1), "photo.jpg", torch.zeros(1, 1, 32, 32)):
+            with pytest.raises(ValueError, match="content_image is a tensor"):
+                nst.StyleTransfer(bad, good, network=vgg16)
+            with pytest.raises(ValueError, match="style_image is a tensor"):
+                nst.StyleTransfer(good, bad, network=vgg16)
+        with pytest.raises(ValueError, match=r"style_image: values .* normalised already"):
+            nst.StyleTransfer(good, nst.preprocess(good), network=vgg16)
+
+    def test_names(self, make_run):
+        with pytest.raises(ValueError, match="optimiser is one of lbfgs, adam, not 'sgd'"):
+            make_run(optimiser="sgd")
+        with pytest.raises(ValueError, match="no layer 'conv4_9'"):
+            make_run(content_layer="conv4_9")
+        with pytest.raises(ValueError, match="no layer 'conv1_9'"):
+            make_run(style_weights={"conv1_9": 1.0})
+
+
+class TestSteadiness:
+    @pytest.mark.parametrize("optimiser", ["lbfgs", "adam"])
+    def test_a_run_repeats_bit_by_bit(self, make_run, optimiser):
+        first, second = (make_run(start="noise", steps=6, optimiser=optimiser) for _ in range(2))
+        assert list(first) == list(second)
+        assert torch.equal(first.image, second.image)
+
+    @pytest.mark.parametrize("start", ["content", "noise"])
+    @pytest.mark.parametrize("optimiser", ["lbfgs", "adam"])
+    def test_the_loss_falls(self, make_run, optimiser, start):
+        records = list(make_run(optimiser=optimiser, start=start, steps=40))
+        assert records[-1].total < 0.35 * records[0].total
+
+    @pytest.mark.parametrize("optimiser", ["lbfgs", "adam"])
+    def test_the_image_stays_in_range(self, make_run, optimiser):
+        for record in make_run(optimiser=optimiser, start="noise", steps=8, beta=1e4):
+            assert record.image.min() >= 0
+            assert record.image.max() <= 1
+
+    @pytest.mark.parametrize("what", ["loss", "gradient"])
+    def test_nan_never_reaches_the_caller(self, make_run, monkeypatch, what):
+        run = make_run(steps=12)
+        evaluate = run._evaluate
+        calls = []
+
+        def sometimes_nan(image, settings):
+            evaluation = evaluate(image, settings)
+            calls.append(1)
+            if len(calls) not in (4, 5):
+                return evaluation
+            if what == "loss":
+                return optimise.Evaluation(image, (math.nan,) * 4, evaluation.gradient)
+            return optimise.Evaluation(image, evaluation.losses, evaluation.gradient * math.inf)
+
+        monkeypatch.setattr(run, "_evaluate", sometimes_nan)
+        records = list(run)
+        assert len(records) == len(calls) == 12
+        assert [record.iteration for record in records if record.rolled_back] == [3, 4]
+        for record in records:
+            assert math.isfinite(record.total)
+            assert record.image.isfinite().all()
+        best_before = min(records[:3], key=lambda record: record.total)
+        assert records[3].total == best_before.total
+        assert torch.equal(records[3].image, best_before.image)
+        assert records[-1].total < best_before.total
+        assert run.image.isfinite().all()
+
+    @pytest.mark.parametrize("settings", [{"learning_rate": 1e30}, {"learning_rate": 50, "optimiser": "adam"}])
+    def test_a_step_too_large_is_taken_back(self, make_run, settings):
+        run = make_run(steps=12, **settings)
+        records = list(run)
+        assert any(record.rolled_back for record in records)
+        assert all(record.total <= optimise.JUMP * records[0].total for record in records)
+        assert run.best_loss <= records[0].total
+
+    def test_nothing_to_go_back_to(self, make_run):
+        run = make_run(beta=1e38)
+        with pytest.raises(FloatingPointError, match=r"not finite at the start.*beta=1e\+38"):
+            run.step()
+        run.beta = 10
+        assert math.isfinite(run.step().total)
+
+    def test_beta_raised_too_far_while_running(self, make_run):
+        run = make_run(steps=9)
+        run.step(), run.step()
+        run.beta = 1e38
+        with pytest.raises(FloatingPointError):
+            run.step()
+        assert run.image.isfinite().all()
+
+    def test_no_style_leaves_the_photograph(self, make_run):
+        run = make_run(beta=0)
+        list(run)
+        torch.testing.assert_close(run.best, nst.load_image(run.content_image, 48))
+
+    def test_state_is_plain_data(self, make_run):
+        """A run whose state is copied and put back makes the same steps: what resuming will stand on."""
+        run = make_run(steps=8)
+        for _ in range(4):
+            run.step()
+        state = pickle.loads(pickle.dumps(run.state))
+        expected = list(run)
+        resumed = make_run(steps=8)
+        resumed.state = copy.deepcopy(state)
+        assert list(resumed) == expected
+
+
+class TestTransfer:
+    def transfer(self, vgg, picture, **settings):
+        return nst.transfer(picture(48, 64), picture(64, 60, seed=1), network=vgg, **settings)
+
+    def test_returns_the_best_image_and_its_story(self, vgg16, picture, capsys):
+        result = self.transfer(vgg16, picture, sizes=(32, 48), steps=6, progress=False)
+        assert result.image.shape == (1, 3, 36, 48)
+        assert [record.size for record in result.history] == [32] * 2 + [48] * 6
+        assert result.loss == min(record.total for record in result.history if record.size == 48)
+        assert (result.network, result.sizes, result.interrupted) == ("vgg16", (32, 48), False)
+        assert result.seconds > 0
+        said = capsys.readouterr().out
+        assert said.startswith("Painting on ")
+        assert "with VGG-16, as asked for. Steps: 2 at 32 px, 6 at 48 px." in said
+
+    def test_reports(self, vgg16, picture, capsys):
+        result = self.transfer(vgg16, picture, sizes=(48,), steps=7, report_every=3, progress=False)
+        lines = capsys.readouterr().out.splitlines()[1:]
+        assert [line.split(":")[0] for line in lines] == ["step 3 (48 px)", "step 6 (48 px)"]
+        assert f"total {result.history[5].total:.4g}" in lines[1]
+
+    def test_progress_bar(self, vgg16, picture, capsys):
+        self.transfer(vgg16, picture, sizes=(48,), steps=3, progress=True)
+        captured = capsys.readouterr()
+        assert "3/3" in captured.out or "2/3" in captured.out
+        assert captured.out.splitlines()[-1].strip() == ""  # erased at the end
+        assert captured.err == ""
+        self.transfer(vgg16, picture, sizes=(48,), steps=3)
+        assert "/3" not in capsys.readouterr().out  # nobody to see it
+
+    def test_a_keyboard_interrupt_returns_the_best_image_so_far(self, vgg16, picture, monkeypatch):
+        evaluate = optimise.StyleTransfer._evaluate
+        calls = []
+
+        def interrupted(self, image, settings):
+            calls.append(1)
+            if len(calls) == 5:
+                signal.raise_signal(signal.SIGINT)
+            return evaluate(self, image, settings)
+
+        monkeypatch.setattr(optimise.StyleTransfer, "_evaluate", interrupted)
+        result = self.transfer(vgg16, picture, sizes=(48,), steps=50, progress=False)
+        assert result.interrupted
+        assert len(result.history) == 4
+        assert result.loss == min(record.total for record in result.history)
+
+    def test_a_batch_of_settings_reaches_the_run(self, vgg16, picture):
+        with pytest.raises(TypeError, match="iterations"):
+            self.transfer(vgg16, picture, iterations=5)
+
+
+class TestDevice:
+    def test_choice(self, monkeypatch):
+        for cuda, mps, expected in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
+            monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+            monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
+            assert optimise.pick_device().type == expected
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    def test_cuda(self, picture):
+        result = nst.transfer(picture(48, 64), picture(64, 60), network="vgg16", sizes=(48,), steps=20)
+        assert result.device == "cuda"
+        assert result.image.device.type == "cpu"
+        assert result.loss < 0.5 * result.history[0].total

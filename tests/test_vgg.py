@@ -1,0 +1,96 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import nst_helpers as nst
+from nst_helpers.vgg import VGG
+
+
+class TestArchitecture:
+    @pytest.mark.parametrize(("name", "convolutions"), [("vgg16", 13), ("vgg19", 16)])
+    def test_is_torchvisions(self, name, convolutions):
+        from torchvision import models
+
+        theirs = getattr(models, name)(weights=None).features
+        ours = VGG(name)
+        assert len(ours) == len(theirs)
+        assert sum(isinstance(layer, nn.Conv2d) for layer in ours) == convolutions
+        for layer, their_layer in zip(ours, theirs, strict=True):
+            assert type(layer) is type(their_layer)
+            if isinstance(layer, nn.Conv2d):
+                layer.load_state_dict(their_layer.state_dict())
+        x = torch.randn(2, 3, 37, 50)
+        torch.testing.assert_close(ours(x)["pool5"], theirs(x))
+
+    def test_names(self):
+        assert list(VGG("vgg16")._modules)[:6] == ["conv1_1", "relu1_1", "conv1_2", "relu1_2", "pool1", "conv2_1"]
+        assert "conv5_4" in VGG("vgg19")._modules
+        assert "conv5_4" not in VGG("vgg16")._modules
+
+    def test_is_frozen_and_has_no_classifier(self, vgg16):
+        assert not any(parameter.requires_grad for parameter in vgg16.parameters())
+        assert not any(isinstance(module, nn.Linear) for module in vgg16.modules())
+
+    def test_average_pooling(self, vgg16, picture):
+        average = nst.load_vgg("vgg16", pooling="average")
+        features = nst.get_features(picture(), average, ["relu1_2", "pool1"])
+        torch.testing.assert_close(features["pool1"], functional.avg_pool2d(features["relu1_2"], 2))
+        features = nst.get_features(picture(), vgg16, ["relu1_2", "pool1"])
+        torch.testing.assert_close(features["pool1"], functional.max_pool2d(features["relu1_2"], 2))
+        with pytest.raises(ValueError, match="pooling is"):
+            nst.load_vgg("vgg16", pooling="mean")
+
+
+class TestGetFeatures:
+    def test_shapes_and_order(self, vgg16, picture):
+        features = nst.get_features(picture(50, 75).expand(2, -1, -1, -1), vgg16, ["relu5_1", "conv4_2", "relu1_1"])
+        shapes = {layer: tuple(maps.shape) for layer, maps in features.items()}
+        assert list(shapes) == ["relu1_1", "conv4_2", "relu5_1"]
+        assert shapes == {"relu1_1": (2, 64, 50, 75), "conv4_2": (2, 512, 6, 9), "relu5_1": (2, 512, 3, 4)}
+
+    def test_normalises_inside(self, vgg16, picture):
+        x = nst.preprocess(picture())
+        expected = functional.conv2d(x, vgg16.conv1_1.weight, vgg16.conv1_1.bias, padding=1)
+        torch.testing.assert_close(nst.get_features(picture(), vgg16, ["conv1_1"])["conv1_1"], expected)
+
+    def test_a_stored_map_survives_its_relu(self, vgg16, picture):
+        features = nst.get_features(picture(), vgg16, ["conv4_2", "relu4_2"])
+        assert features["conv4_2"].min() < 0
+        torch.testing.assert_close(features["relu4_2"], features["conv4_2"].clamp_min(0))
+        torch.testing.assert_close(nst.get_features(picture(), vgg16, ["conv4_2"])["conv4_2"], features["conv4_2"])
+
+    def test_runs_no_further_than_needed(self, vgg16, picture):
+        ran = []
+        hooks = [
+            layer.register_forward_hook(lambda *_, name=name: ran.append(name))
+            for name, layer in vgg16.named_children()
+        ]
+        nst.get_features(picture(), vgg16, ["relu2_1", "conv1_1"])
+        for hook in hooks:
+            hook.remove()
+        assert ran[-1] == "relu2_1"
+
+    def test_recognises_what_it_was_trained_on(self, vgg16, picture):
+        """Pretrained features of a picture and of its mirror image are alike, those of another picture are not."""
+        first, second = picture(64, 64), picture(64, 64, seed=3)
+
+        def code(image):
+            return nst.get_features(image, vgg16, ["relu5_3"])["relu5_3"].mean((2, 3))
+
+        alike = functional.cosine_similarity(code(first), code(first.flip(3)))
+        different = functional.cosine_similarity(code(first), code(second))
+        assert alike > different
+
+    def test_the_smallest_picture(self, vgg16, picture):
+        assert nst.get_features(picture(16, 16), vgg16, ["relu5_1"])["relu5_1"].shape == (1, 512, 1, 1)
+        with pytest.raises(ValueError, match=r"\(15, 40\) px is too small for relu5_1"):
+            nst.get_features(picture(15, 40), vgg16, ["relu5_1"])
+
+    def test_bad_input(self, vgg16, picture):
+        with pytest.raises(ValueError, match="vgg16 has no layer 'conv9_9'"):
+            nst.get_features(picture(), vgg16, ["relu1_1", "conv9_9"])
+        with pytest.raises(ValueError, match="normalised already"):
+            nst.get_features(nst.preprocess(picture()), vgg16, ["relu1_1"])
+        with pytest.raises(ValueError, match="divide by 255"):
+            nst.get_features(picture() * 255, vgg16, ["relu1_1"])
