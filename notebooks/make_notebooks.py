@@ -1,4 +1,4 @@
-"""Bring every notebook up to date: `python notebooks/make_notebooks.py` runs them all, with names as arguments just those.
+"""Bring notebooks up to date: `python notebooks/make_notebooks.py` runs them all, or those that it is given.
 
 The setup cell, the Colab badges (in the README too) and the outputs are written here and nowhere else.
 """
@@ -35,9 +35,8 @@ def make(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[0].source = with_badges(notebook.cells[0].source)
     notebook.cells[1].source = SETUP
-    NotebookClient(
-        notebook, timeout=1800, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": path.parent}}
-    ).execute()
+    there = {"metadata": {"path": path.parent}}
+    NotebookClient(notebook, timeout=1800, record_timing=False, coalesce_streams=True, resources=there).execute()
     notebook.metadata.pop("widgets", None)
     for index, cell in enumerate(notebook.cells):
         cell.id = f"cell-{index:02}"

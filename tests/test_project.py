@@ -1,0 +1,117 @@
+"""What a newcomer relies on beside the code: README, requirements, pictures, packaging."""
+
+import re
+import subprocess
+import sys
+import tomllib
+
+import make_notebooks
+import make_styles
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import nst_helpers as nst
+
+README = (ROOT / "README.md").read_text("utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+CONTENT = sorted((ROOT / "data" / "content").glob("*.jpg"))
+STYLES = sorted((ROOT / "data" / "styles").glob("*.jpg"))
+
+
+class TestPictures:
+    def test_there_are_enough(self):
+        assert len(CONTENT) >= 4
+        assert len(STYLES) >= 6
+
+    @pytest.mark.parametrize("path", CONTENT + STYLES, ids=lambda path: path.stem)
+    def test_each_is_small_clean_and_documented(self, path):
+        picture = Image.open(path)
+        assert picture.mode == "RGB"
+        assert 256 <= max(picture.size) <= 1024
+        assert not picture.getexif()
+        assert path.stat().st_size <= (150_000 if path in CONTENT else 300_000)
+        assert f"{path.parent.name}/{path.name}" in (ROOT / "data" / "README.md").read_text("utf-8")
+        assert nst.load_image(path, 256).shape[1] == 3
+
+    def test_every_style_is_made_by_the_script(self, tmp_path, monkeypatch):
+        assert sorted(style.__name__ for style in make_styles.STYLES) == [path.stem for path in STYLES]
+        path = min(STYLES, key=lambda path: path.stat().st_size)
+        made = next(style for style in make_styles.STYLES if style.__name__ == path.stem)(np.random.default_rng(7))
+        committed = np.asarray(Image.open(path), np.float64) / 255
+        assert np.abs(made.clip(0, 1) - committed).mean() < 0.03  # JPEG's loss
+
+    def test_styles_differ(self):
+        codes = [nst.load_image(path, 64).flatten() for path in STYLES]
+        distances = [(a - b).abs().mean() for i, a in enumerate(codes) for b in codes[:i]]
+        assert min(distances) > 0.1
+
+
+class TestReadme:
+    def test_relative_links_resolve(self):
+        links = re.findall(r"\]\((?!https?:|#)([^)#]+)", README) + re.findall(
+            r'(?:src|href)="(?!https?:)([^"]+)"', README
+        )
+        assert links
+        for link in links:
+            assert (ROOT / link).exists(), link
+
+    def test_result_picture_comes_first(self):
+        assert re.match(r"# .+\n\n(!\[|<p|<img)", README)
+
+    def test_badges_point_at_the_repository(self):
+        assert make_notebooks.with_badges(README) == README
+        for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+            assert f"{make_notebooks.REPOSITORY}/blob/main/notebooks/{notebook.name}" in README
+
+    def test_every_make_target_it_names_exists(self):
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), flags=re.M)
+        named = set(re.findall(r"make (\w+)", " ".join(re.findall(r"`[^`]+`|^    .+|^make .+", README, flags=re.M))))
+        assert {"demo", "test", "lab", "lint"} <= named <= set(targets)
+
+    def test_the_python_it_shows_runs(self, tmp_path):
+        """The first Python block, with fewer steps and into another folder."""
+        source = re.search(r"```python\n(.+?)```", README, flags=re.S)[1]
+        source = re.sub(r"size=\d+", "size=64", source)
+        source = re.sub(r"steps=\d+", "steps=2", source).replace("painting.png", str(tmp_path / "painting.png"))
+        subprocess.run([sys.executable, "-c", source], cwd=ROOT, check=True, capture_output=True)
+        assert nst.load_image(tmp_path / "painting.png", size=None).shape[1] == 3
+
+
+class TestDependencies:
+    def requirements(self):
+        lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
+        return dict(re.fullmatch(r"(\S+>=\S+)\s+# (used by .+)", line).groups() for line in lines if line[0] != "#")
+
+    def test_each_has_a_bound_and_a_user(self):
+        for users in self.requirements().values():
+            for path in re.findall(r"[\w/]+\.py", users):
+                assert (ROOT / path).exists(), path
+
+    def test_pyproject_has_the_same(self):
+        extras = [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
+        assert sorted(PROJECT["dependencies"] + extras) == sorted(self.requirements())
+
+    def test_what_the_package_imports_is_declared(self):
+        known = {"PIL": "pillow"}
+        for path in (ROOT / "nst_helpers").glob("*.py"):
+            for module in re.findall(r"^\s*(?:import|from) (\w+)", path.read_text("utf-8"), flags=re.M):
+                if module not in sys.stdlib_module_names and path.name != "demo.py":
+                    name = known.get(module, module)
+                    assert any(line.startswith(f"{name}>=") for line in PROJECT["dependencies"]), (path.name, name)
+
+    def test_conda_reads_the_same_list(self):
+        assert "- -r requirements.txt" in (ROOT / "environment.yml").read_text("utf-8")
+
+    def test_pip_install(self, tmp_path):
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), str(ROOT)]
+        subprocess.run(command, check=True, capture_output=True)
+        script = "import nst_helpers; print(nst_helpers.__file__)"
+        done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(str(tmp_path))
+
+
+def test_no_large_file_is_tracked():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    assert all((ROOT / file).stat().st_size < 1_000_000 for file in files if (ROOT / file).is_file())
