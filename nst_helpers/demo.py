@@ -24,8 +24,11 @@ def main() -> None:
         progress_bar=False,
         stdout_file=sys.stdout,  # what the notebook prints, its progress bar too, shows here as it comes
         coalesce_streams=True,  # and the bar leaves no trace in the executed notebook
+        extra_arguments=["--log-level=ERROR"],  # the kernel's own remarks would only puzzle
     )
-    print(f"\nThe executed notebook is {outputs / notebook.name}")
+    print()
+    for name in ("quickstart.jpg", "quickstart_grid.jpg", notebook.name):
+        print(outputs / name)
     print(f"Everything took {time.perf_counter() - began:.0f} s")
 
 

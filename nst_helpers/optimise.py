@@ -22,13 +22,6 @@ SMALLEST = 96  # px: default sizes halve no further
 JUMP = 2.0  # a loss above so many times the best one is a blow-up
 
 
-def pick_device() -> torch.device:
-    """Return CUDA if there is one, else MPS (Apple), else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
 def coarse_to_fine(height: int, width: int) -> tuple[int, ...]:
     """Return the sizes (longest sides) that a picture is painted at by default: 512×512 → (128, 256, 512).
 
@@ -154,7 +147,7 @@ class StyleTransfer:
         content_layer: a layer's name.
         style_weights: {layer: weight}.
         seed: of the noise. A run is repeatable bit by bit on a CPU with the same number of threads.
-        device: default CUDA, then MPS, then the CPU; `run.device` tells.
+        device: default that of the given `VGG`, else CUDA, then MPS, then the CPU; `run.device` tells.
 
     `alpha`, `beta`, `tv_weight`, `style_weights` (a new dictionary) and `learning_rate` may be set at any time, from
     any thread: the next step reads them once. Where that changes the loss, the best image and the optimiser's memory
@@ -203,8 +196,10 @@ class StyleTransfer:
         self.optimiser = optimiser
         self.learning_rate = OPTIMISERS[optimiser].learning_rate if learning_rate is None else learning_rate
         self.alpha, self.beta, self.tv_weight = alpha, beta, tv_weight
-        self.device = torch.device(device) if device is not None else pick_device()
-        self.network = network.to(self.device) if isinstance(network, VGG) else load_vgg(network, device=self.device)
+        if not isinstance(network, VGG):
+            network = load_vgg(network, device=device)
+        self.network = network.to(device or network.device)
+        self.device = self.network.device
         (self.content_layer,) = self.network.check_layers(content_layer)
         self._style_layers = tuple(self.network.check_layers(style_weights))
         self.style_weights = style_weights

@@ -37,6 +37,11 @@ class VGG(nn.Sequential):
             self.add_module(f"pool{block}", nn.MaxPool2d(2) if pooling == "max" else nn.AvgPool2d(2))
         self.requires_grad_(False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and so the feature maps."""
+        return self.conv1_1.weight.device
+
     def forward(self, normalised: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Return {layer: feature maps (B, C, H', W')} for preprocessed images (B, 3, H, W).
 
@@ -66,13 +71,20 @@ class VGG(nn.Sequential):
         return [name for name in self._modules if name in layers]
 
 
-def load_vgg(network: str = "auto", pooling: str = "max", device: torch.device | str = "cpu") -> VGG:
+def pick_device() -> torch.device:
+    """Return CUDA if there is one, else MPS (Apple), else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def load_vgg(network: str = "auto", pooling: str = "max", device: torch.device | str | None = None) -> VGG:
     """Return a pretrained, frozen VGG.
 
     Args:
         network: "vgg16", "vgg19", or "auto": VGG-19 if its weights are cached or can be had, else VGG-16.
         pooling: "max" or "average".
-        device: where its weights are put.
+        device: where it runs; default CUDA, then MPS, then the CPU.
 
     `.name` says which network it is and `.note` why. Raises ValueError for unknown names, and WeightsError where the
     weights cannot be had: an explicit name never falls back.
@@ -83,7 +95,7 @@ def load_vgg(network: str = "auto", pooling: str = "max", device: torch.device |
     for index, layer in enumerate(convolutions):
         layer.load_state_dict({kind: weights.tensors[f"{index}.{kind}"] for kind in ("weight", "bias")})
     vgg.note = weights.note
-    device = torch.device(device)
+    device = pick_device() if device is None else torch.device(device)
     return vgg.to(device) if device.type == "mps" else vgg.to(device, memory_format=torch.channels_last)
 
 
@@ -93,10 +105,10 @@ def get_features(image: Tensor, network: VGG, layers: Iterable[str]) -> dict[str
     Args:
         image: (B, 3, H, W) in [0, 1], RGB, not normalised: `preprocess` is called here. H and W are at least 16 for
             layers of the fifth block.
-        network: from `load_vgg`, on the image's device.
+        network: from `load_vgg`; the image is copied to its device.
         layers: names such as "conv4_2" (before its ReLU), "relu4_2" (after it) or "pool4".
 
     Feature maps are (B, C, H/2ᵏ, W/2ᵏ), rounded down, behind k poolings. Raises ValueError for a layer that the
     network lacks, for values clearly outside [0, 1], and for pictures too small.
     """
-    return network(preprocess(image), layers)
+    return network(preprocess(image.to(network.device)), layers)

@@ -17,7 +17,7 @@ def root():
 
 @pytest.fixture(scope="session")
 def vgg16():
-    return nst.load_vgg("vgg16")
+    return nst.load_vgg("vgg16", device="cpu")
 
 
 @pytest.fixture

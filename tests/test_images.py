@@ -88,7 +88,7 @@ class TestModes:
 
     def test_32_bit_integers_that_hold_16_bits(self):
         ramp = np.tile(np.linspace(0, 65535, 64).astype(np.int32), (32, 1))
-        image = nst.load_image(Image.fromarray(ramp, mode=None), size=None)
+        image = nst.load_image(Image.fromarray(ramp), size=None)
         torch.testing.assert_close(image[0, 0, 0], torch.linspace(0, 1, 64), rtol=0, atol=2e-5)
 
     def test_transparent_lies_on_white(self):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import nst_helpers as nst
-from nst_helpers import optimise
+from nst_helpers import optimise, vgg
 from nst_helpers.optimise import coarse_to_fine
 from nst_helpers.optimisers import LBFGS, Adam
 
@@ -24,10 +24,10 @@ def make_run(vgg16, picture):
     return make
 
 
-def plain_losses(image, content, style, vgg, alpha, beta, tv_weight):
+def plain_losses(image, content, style, network, alpha, beta, tv_weight):
     """The losses from their formulas, layer by layer, with none of the toolkit's losses."""
     layers = ["relu4_2", *nst.STYLE_WEIGHTS]
-    F, P, S = (nst.get_features(x, vgg, layers) for x in (image, content, style))
+    F, P, S = (nst.get_features(x, network, layers) for x in (image, content, style))
     content_loss = ((F["relu4_2"] - P["relu4_2"]) ** 2).mean()
     style_loss = 0
     for layer, weight in nst.STYLE_WEIGHTS.items():
@@ -444,8 +444,8 @@ class TestSteadiness:
 
 
 class TestTransfer:
-    def transfer(self, vgg, picture, **settings):
-        return nst.transfer(picture(48, 64), picture(64, 60, seed=1), network=vgg, **settings)
+    def transfer(self, network, picture, **settings):
+        return nst.transfer(picture(48, 64), picture(64, 60, seed=1), network=network, **settings)
 
     def test_returns_the_best_image_and_its_story(self, vgg16, picture, capsys):
         result = self.transfer(vgg16, picture, sizes=(32, 48), steps=6, progress=False)
@@ -499,7 +499,7 @@ class TestDevice:
         for cuda, mps, expected in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
             monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
             monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
-            assert optimise.pick_device().type == expected
+            assert vgg.pick_device().type == expected
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     def test_cuda(self, picture):

@@ -33,7 +33,7 @@ class TestArchitecture:
         assert not any(isinstance(module, nn.Linear) for module in vgg16.modules())
 
     def test_average_pooling(self, vgg16, picture):
-        average = nst.load_vgg("vgg16", pooling="average")
+        average = nst.load_vgg("vgg16", pooling="average", device="cpu")
         features = nst.get_features(picture(), average, ["relu1_2", "pool1"])
         torch.testing.assert_close(features["pool1"], functional.avg_pool2d(features["relu1_2"], 2))
         features = nst.get_features(picture(), vgg16, ["relu1_2", "pool1"])
