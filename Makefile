@@ -12,7 +12,7 @@ test: $(INSTALLED)  ## the whole test suite
 	$(BIN)/python -m pytest
 
 lab: $(INSTALLED)  ## JupyterLab on the notebooks
-	$(BIN)/python -m jupyter lab notebooks/00_quickstart.ipynb
+	$(BIN)/python -m jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb
 
 lint: $(INSTALLED)  ## ruff over modules and notebooks
 	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .

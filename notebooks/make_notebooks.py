@@ -18,11 +18,11 @@ from pathlib import Path
 
 if "google.colab" in sys.modules and not Path("nst").exists():
     !git clone --quiet --depth 1 https://github.com/{REPOSITORY} nst
-ROOT = next((p for p in (Path.cwd(), *Path.cwd().parents, Path("nst")) if (p / "nst_helpers").is_dir()), Path.cwd())
+places = (Path.cwd(), *Path.cwd().parents, Path("nst"))
+ROOT = next((place for place in places if (place / "nst_helpers").is_dir()), Path.cwd())
 sys.path.insert(0, str(ROOT))
-%matplotlib inline
-%config InlineBackend.figure_formats = ["jpeg"]
-import nst_helpers as nst"""
+import nst_helpers as nst
+%config InlineBackend.figure_formats = ["jpeg"]"""
 
 
 def with_badges(text: str) -> str:

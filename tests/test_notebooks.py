@@ -41,11 +41,12 @@ def clone(tmp_path_factory):
 
 
 @pytest.fixture
-def write_picture(tmp_path, picture):
-    def write(name, height, width, seed):
-        return str(nst.save_image(picture(height, width, seed), tmp_path / name))
-
-    return write
+def mine(clone, picture):
+    """A folder inside the clone with pictures of one's own."""
+    folder = clone / "mine"
+    nst.save_image(picture(120, 160), folder / "my.jpg")
+    nst.save_image(picture(140, 130, seed=1), folder / "painting.jpg")
+    return folder
 
 
 class TestAsWritten:
@@ -102,28 +103,27 @@ class TestQuickstart:
         assert printed(done, "stderr") == ""
         return printed(done)
 
-    def test_ones_own_pictures_by_relative_path(self, tmp_path, write_picture):
-        write_picture("my.jpg", 120, 160, 0), write_picture("painting.jpg", 140, 130, 1)
-        text = self.run(tmp_path, tmp_path, content="my.jpg", style="painting.jpg", size=128, steps=4, output="new.png")
+    def test_ones_own_pictures_by_relative_path(self, tmp_path, mine):
+        text = self.run(tmp_path, mine, content="my.jpg", style="painting.jpg", size=128, steps=4, output="new.png")
         assert "content (1, 3, 96, 128) style (1, 3, 128, 119)" in text
         assert "painting: new.png, all three: new_grid.png" in text
-        assert nst.load_image(tmp_path / "new.png", size=None).shape == (1, 3, 96, 128)
-        assert nst.load_image(tmp_path / "new_grid.png", size=None).shape[3] > 500
+        assert nst.load_image(mine / "new.png", size=None).shape == (1, 3, 96, 128)
+        assert nst.load_image(mine / "new_grid.png", size=None).shape[3] > 500
 
     def test_from_the_notebooks_folder(self, tmp_path, clone):
         text = self.run(tmp_path, clone / "notebooks", size=64, steps=2)
         name = re.search(r"painting: (.+\.jpg),", text)[1]
         assert (clone / "outputs" / name).exists()
 
-    def test_by_papermills_own_command(self, tmp_path, write_picture):
-        """The README's line, as a reader types it."""
-        command = [sys.executable, "-m", "papermill", self.PATH, "out.ipynb", "-p", "content", "my.jpg"]
-        command += ["-p", "style", "painting.jpg", "-p", "size", "96", "-p", "steps", "2", "-p", "output", "out.jpg"]
-        write_picture("my.jpg", 96, 120, 0), write_picture("painting.jpg", 120, 120, 1)
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    def test_by_papermills_own_command(self, mine):
+        """The README's line, as a reader types it; smaller."""
+        command = [sys.executable, "-m", "papermill", "../notebooks/00_quickstart.ipynb", "out.ipynb"]
+        for name, value in {"content": "my.jpg", "style": "painting.jpg", "size": "96", "steps": "2"}.items():
+            command += ["-p", name, value]
+        done = subprocess.run(command, cwd=mine, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
-        assert (tmp_path / "out.jpg").exists()
-        assert (tmp_path / "out.ipynb").exists()
+        assert (mine / "out.ipynb").exists()
+        assert (mine.parent / "outputs" / "my_painting.jpg").exists()
 
 
 def test_the_demo(clone, vgg16, tmp_path):
