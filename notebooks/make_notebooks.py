@@ -22,6 +22,7 @@ places = (Path.cwd(), *Path.cwd().parents, Path("nst"))
 ROOT = next((place for place in places if (place / "nst_helpers").is_dir()), Path.cwd())
 sys.path.insert(0, str(ROOT))
 import nst_helpers as nst
+
 %config InlineBackend.figure_formats = ["jpeg"]"""
 
 
