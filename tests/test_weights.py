@@ -200,7 +200,7 @@ class TestPyPI:
             for kind in ("weight", "bias")
         }
         path = weights._features_path()
-        weights.save_file(tensors, path)
+        path.write_bytes(weights.save(tensors))
         assert weights._read_features() is not None
         good = path.read_bytes()
         bad = {"truncate": good[:-100], "alter": good[:-100] + bytes(100), "empty": b""}[change]
