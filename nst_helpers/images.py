@@ -4,6 +4,7 @@ import io
 import math
 import os
 import warnings
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +137,7 @@ def load_image(source, size: int | None = 512) -> Tensor:
         TypeError: none of the sources above.
     """
     name, source = _read(source)
-    if size is not None and (not isinstance(size, int) or size < MIN_SIDE):
+    if size is not None and (not isinstance(size, Integral) or size < MIN_SIDE):
         raise ValueError(f"size is the longest side in whole pixels, at least {MIN_SIDE}, not {size!r}")
     bands = _bands(source, name)
     width, height = bands[0].size
@@ -183,7 +184,10 @@ def _read(source):
         return "<bytes>", _open(io.BytesIO(source), "<bytes>")
     if hasattr(source, "read"):
         name = str(getattr(source, "name", "<file>"))
-        return name, _open(io.BytesIO(source.read()), name)
+        content = source.read()
+        if isinstance(content, str):
+            raise TypeError(f"{name}: a file opened as text; open it with mode 'rb'")
+        return name, _open(io.BytesIO(content), name)
     if isinstance(source, str | os.PathLike):
         path = Path(source).expanduser()
         if not path.exists():

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -360,7 +361,7 @@ def _checked(image: Tensor, name: str) -> Tensor:
 def _steps_by_size(steps: int | Sequence[int], sizes: tuple[int, ...]) -> tuple[int, ...]:
     if not sizes or list(sizes) != sorted(set(sizes)):
         raise ValueError(f"sizes are longest sides in pixels, ascending, not {sizes}")
-    if isinstance(steps, int):
+    if isinstance(steps, Integral):
         steps = [round(COARSE_SHARE * steps)] * (len(sizes) - 1) + [steps]
     if len(steps) != len(sizes) or min(steps) < 0 or not any(steps):
         raise ValueError(f"steps is a number above 0, or one a size, here {len(sizes)}, not {steps}")

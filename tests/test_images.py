@@ -48,6 +48,8 @@ class TestSources:
     def test_anything_else_is_refused(self):
         with pytest.raises(TypeError, match="not int"):
             nst.load_image(3)
+        with pytest.raises(TypeError, match="opened as text"):
+            nst.load_image(io.StringIO("text"))
 
     def test_the_source_is_left_as_it_was(self, photo):
         tensor = nst.load_image(photo, size=None)
