@@ -95,8 +95,7 @@ def load_vgg(network: str = "auto", pooling: str = "max", device: torch.device |
     for index, layer in enumerate(convolutions):
         layer.load_state_dict({kind: weights.tensors[f"{index}.{kind}"] for kind in ("weight", "bias")})
     vgg.note = weights.note
-    device = pick_device() if device is None else torch.device(device)
-    return vgg.to(device) if device.type == "mps" else vgg.to(device, memory_format=torch.channels_last)
+    return vgg.to(pick_device() if device is None else device)
 
 
 def get_features(image: Tensor, network: VGG, layers: Iterable[str]) -> dict[str, Tensor]:
