@@ -10,11 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .engine import pick_engine
 from .images import MIN_SIDE, check_image, fitted, resize
-from .losses import content_loss, gram_matrix, style_loss, total_loss, total_variation_loss
+from .losses import content_loss, gram_loss, total_loss, total_variation_loss
 from .optimisers import LBFGS, OPTIMISERS, Adam
 from .progress import progress_bar
-from .vgg import VGG, get_features, load_vgg
+from .vgg import VGG, load_vgg
 
 CONTENT_LAYER = "relu4_2"
 STYLE_WEIGHTS = {"relu1_1": 20.0, "relu2_1": 1.0, "relu3_1": 0.25, "relu4_1": 1.0, "relu5_1": 5.0}
@@ -149,6 +150,8 @@ class StyleTransfer:
         style_weights: {layer: weight}.
         seed: of the noise. A run is repeatable bit by bit on a CPU with the same number of threads.
         device: default that of the given `VGG`, else CUDA, then MPS, then the CPU; `run.device` tells.
+        engine: how losses and gradients are computed, "auto" for the fastest, "plain" for autograd in float32: see
+            `pick_engine`; `run.engine.name` tells.
 
     `alpha`, `beta`, `tv_weight`, `style_weights` (a new dictionary) and `learning_rate` may be set at any time, from
     any thread: the next step reads them once. Where that changes the loss, the best image and the optimiser's memory
@@ -180,6 +183,7 @@ class StyleTransfer:
         style_weights: Mapping[str, float] = STYLE_WEIGHTS,
         seed: int = 0,
         device: torch.device | str | None = None,
+        engine: str = "auto",
     ):
         if optimiser not in OPTIMISERS:
             raise ValueError(f"optimiser is one of {', '.join(OPTIMISERS)}, not {optimiser!r}")
@@ -201,6 +205,7 @@ class StyleTransfer:
             network = load_vgg(network, device=device)
         self.network = network.to(device or network.device)
         self.device = self.network.device
+        self.engine = pick_engine(self.network, engine)
         (self.content_layer,) = self.network.check_layers(content_layer)
         self._style_layers = tuple(self.network.check_layers(style_weights))
         self.style_weights = style_weights
@@ -320,18 +325,16 @@ class StyleTransfer:
         content = resize(self.content_image, *content_shape).to(self.device)
         style = resize(self.style_image, *style_shape).to(self.device)
         with torch.no_grad():
-            features = get_features(style, self.network, self._style_layers)
-            return _Targets(
-                content_image=content,
-                content_features=get_features(content, self.network, [self.content_layer])[self.content_layer],
-                style_grams={layer: gram_matrix(feature_maps) for layer, feature_maps in features.items()},
-            )
+            features, _ = self.engine(content, [self.content_layer], [])
+            _, grams = self.engine(style, [], self._style_layers)
+        return _Targets(content, features[self.content_layer], grams)
 
     def _evaluate(self, image: Tensor, settings: Settings) -> Evaluation:
+        weights = dict(settings.style_weights)
         input_image = image.detach().requires_grad_()
-        features = get_features(input_image, self.network, [self.content_layer, *self._style_layers])
+        features, grams = self.engine(input_image, [self.content_layer], list(weights))
         content = content_loss(features[self.content_layer], self._targets.content_features)
-        style = style_loss(dict(settings.style_weights), features, self._targets.style_grams)
+        style = gram_loss(weights, grams, self._targets.style_grams)
         variation = total_variation_loss(input_image)
         total = total_loss(content, style, settings.alpha, settings.beta) + settings.tv_weight * variation
         (gradient,) = torch.autograd.grad(total, input_image)
@@ -378,6 +381,7 @@ class Result:
     network: str  # "vgg16" or "vgg19"
     note: str  # which network, and why
     device: str
+    engine: str  # which one, and the format of its gradients: "plain", "winograd, bfloat16", …
     sizes: tuple[int, ...]
     seconds: float
     interrupted: bool  # by the keyboard
@@ -406,7 +410,8 @@ def transfer(
     began = time.perf_counter()
     run = StyleTransfer(content_image, style_image, **settings)
     plan = ", ".join(f"{steps} at {size} px" for size, steps in zip(run.sizes, run.steps, strict=True))
-    print(f"Painting on {_device_name(run.device)} with {run.network.note}. Steps: {plan}.", flush=True)
+    where = f"{_device_name(run.device)} (engine: {run.engine.name})"
+    print(f"Painting on {where} with {run.network.note}. Steps: {plan}.", flush=True)
     interrupted = False
     with progress_bar(progress, total=sum(run.steps), unit="step") as bar:
         try:
@@ -424,6 +429,7 @@ def transfer(
         network=run.network.name,
         note=run.network.note,
         device=str(run.device),
+        engine=run.engine.name,
         sizes=run.sizes,
         seconds=time.perf_counter() - began,
         interrupted=interrupted,
