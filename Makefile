@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
 INSTALLED := .venv/installed
 
-.PHONY: demo test lab lint notebooks styles
+.PHONY: demo test lab lint bench notebooks styles
 
 demo: $(INSTALLED)  ## paint data/'s demo pair into outputs/
 	$(BIN)/python -m nst_helpers.demo
@@ -16,6 +16,9 @@ lab: $(INSTALLED)  ## JupyterLab on the notebooks
 
 lint: $(INSTALLED)  ## ruff over modules and notebooks
 	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
+
+bench: $(INSTALLED)  ## measure speed and memory against the plain loop
+	$(BIN)/python -m benchmarks.bench
 
 notebooks: $(INSTALLED)  ## run all notebooks and write their outputs into them
 	$(BIN)/python notebooks/make_notebooks.py

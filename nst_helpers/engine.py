@@ -19,21 +19,28 @@ from .vgg import VGG, get_features
 OPEN, RELU, MAX, AVERAGE = range(4)  # what a gate does: see `kernels`
 ROWS = 4096  # positions that a Gram matrix sums in one product, before it goes on in float32
 
+FORWARD = {torch.bfloat16: torch.float32}  # the format of the forward pass, where it is not that of the gradient:
+# bfloat16's eight bits cost a gradient nothing, but after 300 evaluations a painting ends 3 % worse by them
+ROUGH_FROM = 3  # the block from which on a rough forward pass is in the gradient's format all the same
+
 Maps = dict[str, Tensor]
 
 
 class Plain:
     """Autograd through torch's own layers in float32: the reference that every other engine is tested against."""
 
-    name = "plain"
+    name, has_rough = "plain", False
 
     def __init__(self, network: VGG):
         self.network = network
 
-    def __call__(self, image: Tensor, layers: Sequence[str], gram_layers: Sequence[str]) -> tuple[Maps, Maps]:
+    def __call__(
+        self, image: Tensor, layers: Sequence[str], gram_layers: Sequence[str], rough: bool = False
+    ) -> tuple[Maps, Maps]:
         """Return {layer: feature maps (1, C, H', W')} and {layer: Gram matrix (1, C, C)} of an image (1, 3, H, W).
 
-        All float32, and differentiable by the image.
+        All float32, and differentiable by the image. `rough` allows an engine that `has_rough` to be in bfloat16 from
+        the third block on, which is faster; then losses are right within 0.5 %.
         """
         maps = get_features(image, self.network, [*layers, *gram_layers])
         return {layer: maps[layer] for layer in layers}, {layer: gram_matrix(maps[layer]) for layer in gram_layers}
@@ -83,6 +90,7 @@ class ByHand:
 
     def __init__(self, name: str, network: VGG, dtype: torch.dtype, convolution: Callable, space=None):
         self.name, self.network, self.dtype, self.convolution, self.space = name, network, dtype, convolution, space
+        self.has_rough = dtype == torch.bfloat16
         names = [*network._modules, ""]
         self._depth = {layer: depth for depth, layer in enumerate(names)}
         self._stages = [
@@ -92,13 +100,17 @@ class ByHand:
         ]
         self._passes = 0
 
-    def __call__(self, image: Tensor, layers: Sequence[str], gram_layers: Sequence[str]) -> tuple[Maps, Maps]:
+    def __call__(
+        self, image: Tensor, layers: Sequence[str], gram_layers: Sequence[str], rough: bool = False
+    ) -> tuple[Maps, Maps]:
         """As `Plain`; the gradient is to be taken before the next call."""
         layers, gram_layers = self.network.check_layers(layers), self.network.check_layers(gram_layers)
-        results = _Pass.apply(preprocess(image.to(self.network.device)), self, layers, gram_layers)
+        results = _Pass.apply(preprocess(image.to(self.network.device)), self, layers, gram_layers, rough)
         return _paired(layers, gram_layers, results)
 
-    def forward(self, x: Tensor, layers: Sequence[str], gram_layers: Sequence[str]) -> tuple[Maps, Maps, Tape]:
+    def forward(
+        self, x: Tensor, layers: Sequence[str], gram_layers: Sequence[str], rough: bool
+    ) -> tuple[Maps, Maps, Tape]:
         """Return what was asked for, and the tape that `backward` goes back on; x is the normalised image."""
         wanted = {*layers, *gram_layers}
         deepest = max(self._depth[layer] for layer in wanted)
@@ -116,15 +128,16 @@ class ByHand:
             if self._depth[stage.conv] > deepest:
                 break
             convolution = self.convolution(stage.conv, *x.shape[2:])
+            dtype = self.dtype if rough and int(stage.conv[4]) >= ROUGH_FROM else FORWARD.get(self.dtype, self.dtype)
             pooled = stage.pool is not None and self._depth[stage.pool] <= deepest
             trace = Trace(stage, convolution, x.shape[2:], pooled=pooled)
             tape.traces.append(trace)
             both = not wanted & {stage.conv, stage.relu} and convolution.fuses_pooling
             if pooled and both and self.network.pooling == "max":
-                x, trace.gate = convolution.forward_pooled(x, self.space)
+                x, trace.gate = convolution.forward_pooled(x, self.space, dtype)
                 trace.mode = MAX
             else:
-                x, trace.gate = convolution.forward(x, self.space, stage.conv not in wanted)
+                x, trace.gate = convolution.forward(x, self.space, dtype, stage.conv not in wanted)
                 if stage.conv in wanted:
                     take(stage.conv, x)
                     x.relu_(), trace.gate.relu_()
@@ -179,10 +192,10 @@ class _Pass(torch.autograd.Function):
     """`ByHand` as one step of autograd."""
 
     @staticmethod
-    def forward(ctx, x, engine, layers, gram_layers):
+    def forward(ctx, x, engine, layers, gram_layers, rough):
         ctx.set_materialize_grads(False)
         engine._passes += 1
-        maps, grams, tape = engine.forward(x, layers, gram_layers)
+        maps, grams, tape = engine.forward(x, layers, gram_layers, rough)
         ctx.engine, ctx.passes, ctx.tape, ctx.layers = engine, engine._passes, tape, (layers, gram_layers)
         return *(maps[layer] for layer in layers), *(grams[layer] for layer in gram_layers)
 
@@ -195,7 +208,7 @@ class _Pass(torch.autograd.Function):
             {layer: given for layer, given in part.items() if given is not None}
             for part in _paired(*ctx.layers, gradients)
         )
-        return ctx.engine.backward(ctx.tape, maps, grams), None, None, None
+        return ctx.engine.backward(ctx.tape, maps, grams), None, None, None, None
 
 
 def _paired(layers: Sequence[str], gram_layers: Sequence[str], tensors: Sequence[Tensor]) -> tuple[Maps, Maps]:
@@ -221,28 +234,26 @@ def _gram(rows: Tensor) -> Tensor:
 class DirectConvolution:
     """A frozen 3×3 convolution, zero padded, with the ReLU behind it, and its gradient, by torch on any device.
 
-    dtype: of what is kept for the gradient, and of gradients; so is the forward pass, unless it is bfloat16: then it is
-    in float32. bfloat16's eight bits are too few for it: after 300 evaluations a painting ends 3 % worse, while in the
-    gradient they cost nothing.
+    dtype: of gradients, and of what is kept for them.
     """
 
     fuses_pooling = False
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype):
-        def laid_out(weight: Tensor, dtype: torch.dtype) -> Tensor:
-            return weight.to(dtype, copy=True, memory_format=torch.channels_last)
-
         self.dtype = dtype
-        forward = torch.float32 if dtype == torch.bfloat16 else dtype
-        self._weight, self._bias = laid_out(weight, forward), bias.to(forward)
-        self._transposed = laid_out(weight.flip(2, 3).transpose(0, 1), dtype)
+        self._weights = {
+            dtype: weight.to(dtype, copy=True, memory_format=torch.channels_last)
+            for dtype in {dtype, FORWARD.get(dtype, dtype)}
+        }
+        self._biases = {dtype: bias.to(dtype) for dtype in self._weights}
+        self._transposed = weight.flip(2, 3).transpose(0, 1).to(dtype, copy=True, memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor, space: None, relu: bool) -> tuple[Tensor, Tensor]:
-        """Return the convolution of x, rectified if told to, and what the gradient needs."""
-        y = _convolve(x.to(self._weight.dtype), self._weight, self._bias, relu)
+    def forward(self, x: Tensor, space: object, dtype: torch.dtype, relu: bool) -> tuple[Tensor, Tensor]:
+        """Return the convolution of x, computed in dtype and rectified if told to, and what the gradient needs."""
+        y = _convolve(x.to(dtype), self._weights[dtype], self._biases[dtype], relu)
         return y, y.to(self.dtype)
 
-    def backward(self, g: Tensor, gate: Tensor | None, mode: int, shape: tuple[int, int], space: None) -> Tensor:
+    def backward(self, g: Tensor, gate: Tensor | None, mode: int, shape: tuple[int, int], space: object) -> Tensor:
         """Return the gradient of the input from g behind its gate."""
         if mode == RELU:
             g = torch.ops.aten.threshold_backward(g, gate, 0)
@@ -305,7 +316,7 @@ class Choice(NamedTuple):
     dtype: torch.dtype
 
 
-def pick_engine(network: VGG, engine: str = "auto") -> Plain | ByHand:
+def pick_engine(network: VGG, engine: str = "auto", dtype: torch.dtype | None = None) -> Plain | ByHand:
     """Return how a network is evaluated.
 
     Args:
@@ -313,12 +324,16 @@ def pick_engine(network: VGG, engine: str = "auto") -> Plain | ByHand:
         engine: "plain" is autograd; "direct" is by hand with torch's convolutions; "winograd", on a CPU, by hand with
             our own. "auto" takes "winograd" on a CPU, and elsewhere what a short trial finds to be the fastest.
 
-    "direct" and "winograd" have their gradient in bfloat16, or all in float16, where the device is fast at that.
+        dtype: of the gradient. Default for "direct" and "winograd": bfloat16 where a CPU, and float16 where a GPU is
+            fast at it; with float16, the forward pass is in it, too.
+
     Raises ValueError for an unknown name, and for "winograd" where it cannot be had.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine is one of {', '.join(ENGINES)}, not {engine!r}")
     choices = [choice for choice in _choices(network.device) if engine in ("auto", choice.kind)]
+    if dtype is not None and engine != "plain":
+        choices = list(dict.fromkeys(choice._replace(dtype=dtype) for choice in choices if choice.kind != "plain"))
     if not choices:
         raise ValueError(f'engine="winograd" takes a CPU and numba; the network is on {network.device}')
     if len(choices) > 1 and network.device.type == "cpu":

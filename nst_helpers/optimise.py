@@ -21,6 +21,7 @@ CONTENT_LAYER = "relu4_2"
 STYLE_WEIGHTS = {"relu1_1": 20.0, "relu2_1": 1.0, "relu3_1": 0.25, "relu4_1": 1.0, "relu5_1": 5.0}
 COARSE_SHARE = 0.4  # of the last size's steps, made at each smaller size
 SMALLEST = 96  # px: default sizes halve no further
+ROUGH = 60  # first evaluations at a size that need not be exact: they lead just as far
 JUMP = 2.0  # a loss above so many times the best one is a blow-up
 
 
@@ -124,8 +125,10 @@ def _number(name: str, value) -> float:
 
 
 class _Targets(NamedTuple):
-    """What the content and the style image ask for at one size."""
+    """What the content and the style image ask for at one size, as the engine finds it, roughly or exactly."""
 
+    size: int
+    rough: bool
     content_image: Tensor
     content_features: Tensor
     style_grams: dict[str, Tensor]
@@ -210,7 +213,7 @@ class StyleTransfer:
         self._style_layers = tuple(self.network.check_layers(style_weights))
         self.style_weights = style_weights
         self.seed = seed
-        self._targets = self._targets_at(self.sizes[0])
+        self._targets = self._targets_at(self.sizes[0], self._is_rough(0))
         self.state = State(self._start_image(start), OPTIMISERS[optimiser]())
 
     # What may be read and set between steps
@@ -269,8 +272,12 @@ class StyleTransfer:
         if settings != state.settings:
             state.settings, state.best, state.setbacks = settings, None, 0
             state.optimiser = OPTIMISERS[self.optimiser]()
+        switched = self._is_rough(state.level_step) != self._targets.rough
+        if switched:
+            self._targets = self._targets_at(self._size, not self._targets.rough)
+            state.optimiser.forget_gradient()
 
-        now = self._evaluate(state.image, settings)
+        now = self.evaluate(state.image, settings)
         failed = not now.finite or (state.best is not None and now.losses[0] > JUMP * state.best.losses[0])
         if failed:
             if state.best is None:
@@ -278,7 +285,7 @@ class StyleTransfer:
             now = state.best
             state.optimiser = OPTIMISERS[self.optimiser]()
             state.setbacks += 1
-        elif state.best is None or now.losses[0] < state.best.losses[0]:
+        elif state.best is None or switched or now.losses[0] < state.best.losses[0]:
             state.best, state.setbacks = now, max(0, state.setbacks - 1)
 
         record = Record(state.iteration, settings, *now.losses, failed, state.level_step, now.image)
@@ -298,7 +305,9 @@ class StyleTransfer:
         """Go back to the image of a record that `step` returned, and on from there; later history is dropped."""
         if record._image is None:
             raise ValueError("this record keeps no image; rewind to one that step() returned")
-        targets = self._targets if record.size == self._size else self._targets_at(record.size)
+        targets = self._targets
+        if (record.size, self._is_rough(record.level_step)) != targets[:2]:
+            targets = self._targets_at(record.size, self._is_rough(record.level_step))
         state = State(
             image=record._image,
             optimiser=OPTIMISERS[self.optimiser](),
@@ -315,24 +324,27 @@ class StyleTransfer:
 
     def _next_level(self) -> None:
         state = self.state
-        targets = self._targets_at(self.sizes[state.level + 1])
+        targets = self._targets_at(self.sizes[state.level + 1], self._is_rough(0))
         finest = state.image if state.best is None else state.best.image
         image = resize(finest, *targets.content_image.shape[2:])
         self._targets, self.state = targets, replace(state, image=image, level=state.level + 1, level_step=0)
 
-    def _targets_at(self, size: int) -> _Targets:
+    def _is_rough(self, level_step: int) -> bool:
+        return self.engine.has_rough and level_step < ROUGH
+
+    def _targets_at(self, size: int, rough: bool) -> _Targets:
         content_shape, style_shape = self._shapes[size]
         content = resize(self.content_image, *content_shape).to(self.device)
         style = resize(self.style_image, *style_shape).to(self.device)
         with torch.no_grad():
-            features, _ = self.engine(content, [self.content_layer], [])
-            _, grams = self.engine(style, [], self._style_layers)
-        return _Targets(content, features[self.content_layer], grams)
+            features, _ = self.engine(content, [self.content_layer], [], rough)
+            _, grams = self.engine(style, [], self._style_layers, rough)
+        return _Targets(size, rough, content, features[self.content_layer], grams)
 
-    def _evaluate(self, image: Tensor, settings: Settings) -> Evaluation:
+    def evaluate(self, image: Tensor, settings: Settings) -> Evaluation:
         weights = dict(settings.style_weights)
         input_image = image.detach().requires_grad_()
-        features, grams = self.engine(input_image, [self.content_layer], list(weights))
+        features, grams = self.engine(input_image, [self.content_layer], list(weights), self._targets.rough)
         content = content_loss(features[self.content_layer], self._targets.content_features)
         style = gram_loss(weights, grams, self._targets.style_grams)
         variation = total_variation_loss(input_image)

@@ -19,6 +19,10 @@ class LBFGS:
     pairs: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list, repr=False)  # s, y, 1 / s·y; oldest first
     last: tuple[Tensor, Tensor] | None = field(default=None, repr=False)  # image and gradient of the step before
 
+    def forget_gradient(self) -> None:
+        """Take the next gradient as not comparable to the last: from there on it is computed otherwise."""
+        self.last = None
+
     def direction(self, image: Tensor, gradient: Tensor) -> Tensor:
         """Return the step to take from `image`, whose gradient is `gradient`, before scaling by the learning rate."""
         x, g = image.flatten(), gradient.flatten()
@@ -52,6 +56,9 @@ class Adam:
     steps: int = 0
     mean: Tensor | float = field(default=0.0, repr=False)
     square: Tensor | float = field(default=0.0, repr=False)
+
+    def forget_gradient(self) -> None:
+        """As `LBFGS.forget_gradient`; Adam compares none."""
 
     def direction(self, image: Tensor, gradient: Tensor) -> Tensor:
         """As `LBFGS.direction`."""

@@ -16,7 +16,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property
+from functools import cache
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from . import kernels
 from .kernels import OPEN, TAPS, TILE
 
 STRIP = 128  # tiles that a thread takes at a time
-FEW = 128  # tiles: too few for this to be faster than torch's convolution
+FEW = 64  # tiles: too few for this to be faster than torch's convolution
 ROWS = 8  # rows that a thread takes at a time in the first convolution
 BITS = {torch.float32: torch.uint32, torch.bfloat16: torch.uint16, torch.uint8: torch.uint8}
 NOTHING = np.empty((0, 0, 0), np.uint16)
@@ -66,48 +66,56 @@ class Space:
 class Convolution:
     """A frozen 3×3 convolution, zero padded, with the ReLU and max pooling behind it, and its gradient.
 
-    Feature maps are (1, C, H, W) in channels_last. What `forward` keeps for the gradient, and gradients, are `kept`:
-    float32 or bfloat16. The weights' transforms are made when first used: 4 times the weights' size.
+    Feature maps are (1, C, H, W) in channels_last. dtype, float32 or bfloat16, is that of gradients, and of what is
+    kept for them. The weights' transforms, four times their size, are made when first used.
     """
 
     fuses_pooling = True
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype):
         self.weight, self.bias, self.dtype = weight, bias.numpy(), dtype
+        self._known = {}
 
-    @cached_property
-    def _filters(self) -> Tensor:
-        return filters(self.weight)
+    def _filters(self, key: torch.dtype | str) -> Tensor:
+        if key not in self._known:
+            turned = key == "gradient"
+            weight = self.weight.flip(2, 3).transpose(0, 1) if turned else self.weight
+            self._known[key] = filters(weight).to(self.dtype if turned else key)
+        return self._known[key]
 
-    @cached_property
-    def _transposed(self) -> Tensor:
-        return filters(self.weight.flip(2, 3).transpose(0, 1)).to(self.dtype)
-
-    def forward(self, x: Tensor, space: Space, relu: bool = True) -> tuple[Tensor, Tensor]:
-        """Return the convolution of x (C of `weight`), rectified unless told not to, and what the gradient needs."""
+    def forward(self, x: Tensor, space: Space, dtype: torch.dtype, relu: bool) -> tuple[Tensor, Tensor]:
+        """Return the convolution of x, its products in dtype, rectified if told to, and what the gradient needs."""
         y, kept, into = self._room(x, space)
         lowest = F(0 if relu else -np.inf)
-        convolve(
-            x, None, OPEN, x.shape[2:], self._filters, lambda M, *at: kernels.outputs(M, self.bias, lowest, *into, *at)
-        )
+
+        def write(M: np.ndarray, *at: int) -> None:
+            kernels.outputs(M, self.bias, lowest, *into, *at)
+
+        convolve(x, None, OPEN, x.shape[2:], self._filters(dtype), write)
         return y, kept
 
-    def forward_pooled(self, x: Tensor, space: Space) -> tuple[Tensor, Tensor]:
+    def forward_pooled(self, x: Tensor, space: Space, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the 2×2 maxima of the rectified convolution of x, and the places where they stood."""
         size = x.shape[2] // 2, x.shape[3] // 2, len(self.bias)
         y, places = space.passing(*size, torch.float32), space.kept(self, *size, torch.uint8)
         into = _bits(y), _bits(places)
-        convolve(
-            x, None, OPEN, x.shape[2:], self._filters, lambda M, *at: kernels.pooled_outputs(M, self.bias, *into, *at)
-        )
+
+        def write(M: np.ndarray, *at: int) -> None:
+            kernels.pooled_outputs(M, self.bias, *into, *at)
+
+        convolve(x, None, OPEN, x.shape[2:], self._filters(dtype), write)
         return y, places
 
     def backward(self, g: Tensor, gate: Tensor | None, mode: int, shape: tuple[int, int], space: Space) -> Tensor:
         """Return the gradient of the input, (1, C, *shape), from g behind its gate: see `kernels`."""
-        y = space.passing(*shape, self._transposed.shape[2], self.dtype)
-        into, zero = _bits(y), np.zeros(self._transposed.shape[2], F)
-        write = lambda M, *at: kernels.outputs(M, zero, F(-np.inf), into, NOTHING, *at)  # noqa: E731
-        convolve(g, gate, mode, shape, self._transposed, write)
+        channels = self.weight.shape[1]
+        y, zero = space.passing(*shape, channels, self.dtype), np.zeros(channels, F)
+        into = _bits(y)
+
+        def write(M: np.ndarray, *at: int) -> None:
+            kernels.outputs(M, zero, F(-np.inf), into, NOTHING, *at)
+
+        convolve(g, gate, mode, shape, self._filters("gradient"), write)
         return y
 
     def _room(self, x: Tensor, space: Space) -> tuple[Tensor, Tensor, tuple[np.ndarray, np.ndarray]]:
@@ -122,7 +130,7 @@ class Convolution:
 class FirstConvolution(Convolution):
     """The same of an image, with three channels; it takes and gives float32."""
 
-    def forward(self, x: Tensor, space: Space, relu: bool = True) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, space: Space, dtype: torch.dtype, relu: bool) -> tuple[Tensor, Tensor]:
         y, kept, into = self._room(x, space)
         image = pad(x, (1, 1, 1, 1))[0].permute(1, 2, 0).contiguous().numpy()
         weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous().numpy()

@@ -379,7 +379,7 @@ class TestSteadiness:
     @pytest.mark.parametrize("what", ["loss", "gradient"])
     def test_nan_never_reaches_the_caller(self, make_run, monkeypatch, what):
         run = make_run(steps=12)
-        evaluate = run._evaluate
+        evaluate = run.evaluate
         calls = []
 
         def sometimes_nan(image, settings):
@@ -391,7 +391,7 @@ class TestSteadiness:
                 return optimise.Evaluation(image, (math.nan,) * 4, evaluation.gradient)
             return optimise.Evaluation(image, evaluation.losses, evaluation.gradient * math.inf)
 
-        monkeypatch.setattr(run, "_evaluate", sometimes_nan)
+        monkeypatch.setattr(run, "evaluate", sometimes_nan)
         records = list(run)
         assert len(records) == len(calls) == 12
         assert [record.iteration for record in records if record.rolled_back] == [3, 4]
@@ -475,7 +475,7 @@ class TestTransfer:
         assert "3/3" not in capsys.readouterr().out  # nobody to see it
 
     def test_a_keyboard_interrupt_returns_the_best_image_so_far(self, vgg16, picture, monkeypatch):
-        evaluate = optimise.StyleTransfer._evaluate
+        evaluate = optimise.StyleTransfer.evaluate
         calls = []
 
         def interrupted(self, image, settings):
@@ -484,7 +484,7 @@ class TestTransfer:
                 signal.raise_signal(signal.SIGINT)
             return evaluate(self, image, settings)
 
-        monkeypatch.setattr(optimise.StyleTransfer, "_evaluate", interrupted)
+        monkeypatch.setattr(optimise.StyleTransfer, "evaluate", interrupted)
         result = self.transfer(vgg16, picture, sizes=(48,), steps=50, progress=False)
         assert result.interrupted
         assert len(result.history) == 4

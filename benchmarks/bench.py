@@ -1,0 +1,278 @@
+"""Measure the engines against the plain loop, in one run, taking turns: `make bench`. Ratios of medians count.
+
+Writes results.json and results.png beside itself. About half an hour on two cores.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from torch.nn.functional import conv2d
+
+import nst_helpers as nst
+from benchmarks.plain_loop import PlainLoop, build
+from nst_helpers.engine import fused_convolution_works, pick_engine
+from nst_helpers.images import resize
+from nst_helpers.losses import content_loss, gram_loss, total_loss
+from nst_helpers.optimise import CONTENT_LAYER, STYLE_WEIGHTS
+from nst_helpers.vgg import BLOCKS, CHANNELS
+
+HERE = Path(__file__).parent
+DATA = HERE.parent / "data"
+
+
+def pictures(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the demo's content and style; enlarged, where need be, since only their size matters here."""
+    images = nst.load_image(DATA / "content" / "hopper.jpg", None), nst.load_image(DATA / "styles" / "night.jpg", None)
+    return tuple(
+        resize(image, *(max(1, round(side * size / max(image.shape[2:]))) for side in image.shape[2:]))
+        for image in images
+    )
+
+
+def machine(device: torch.device) -> dict:
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": names[0] if names else platform.processor(),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "fused convolution of torch": fused_convolution_works(),
+    }
+
+
+def convolutions(size: int) -> list[tuple[int, int, int]]:
+    """Return (channels in, channels out, side) of VGG-16's convolutions up to conv5_1."""
+    found, channels = [], 3
+    for block, (number, out) in enumerate(zip(BLOCKS["vgg16"], CHANNELS, strict=True)):
+        for _ in range(number if block < 4 else 1):
+            found.append((channels, out, size >> block))
+            channels = out
+    return found
+
+
+def floor(size: int, device: torch.device) -> dict:
+    """Return the seconds that an evaluation's convolutions, there and back, would take at the best rate measured."""
+    flop = sum(2 * 2 * 9 * i * o * side * side for i, o, side in convolutions(size))
+    rates = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        best = 0.0
+        for i, o, side in {c for c in convolutions(512) if c[0] >= 64}:
+            x = torch.rand(1, i, side, side, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+            weight = torch.rand(o, i, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+            seconds = timed({"": lambda x=x, weight=weight: conv2d(x, weight, padding=1).sum().item()}, 7)[""]
+            best = max(best, 2 * 9 * i * o * side * side / seconds)
+        rates[str(dtype).removeprefix("torch.")] = best
+    return {
+        "GFLOP": flop / 1e9,
+        "GFLOP/s": {k: v / 1e9 for k, v in rates.items()},
+        "seconds": flop / max(rates.values()),
+    }
+
+
+def timed(jobs: dict, rounds: int) -> dict[str, float]:
+    """Return the median seconds of each job, taking turns."""
+    seconds = {name: [] for name in jobs}
+    for turn in range(rounds + 1):
+        for name, job in jobs.items():
+            began = time.perf_counter()
+            job()
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def evaluations(size: int, network: nst.VGG, rounds: int) -> dict[str, float]:
+    """Return the seconds of a loss and its gradient by the plain loop, by levers alone, and by the engines."""
+    content, style = pictures(size)
+    content, style = content.to(network.device), style.to(network.device)
+    image = (content + 0.1 * torch.randn(content.shape, generator=torch.Generator().manual_seed(0)).to(content)).clamp(
+        0, 1
+    )
+
+    def by_modules(memory_format=torch.contiguous_format, frozen=True, dtype=None):
+        model, losses = build(
+            content, style, nst.load_vgg("vgg16", device=network.device).to(memory_format=memory_format)
+        )
+        model.requires_grad_(not frozen)
+
+        def job():
+            x = image.detach().requires_grad_()
+            with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
+                model(x)
+            sum(term.loss for term in losses).backward()
+            x.grad.sum().item()
+
+        return job
+
+    def by_engine(engine, rough=False):
+        with torch.no_grad():
+            target = engine(content, [CONTENT_LAYER], [], rough)[0][CONTENT_LAYER]
+            grams = engine(style, [], list(STYLE_WEIGHTS), rough)[1]
+
+        def job():
+            x = image.detach().requires_grad_()
+            maps, found = engine(x, [CONTENT_LAYER], list(STYLE_WEIGHTS), rough)
+            loss = total_loss(
+                content_loss(maps[CONTENT_LAYER], target), gram_loss(STYLE_WEIGHTS, found, grams), 1.0, 10.0
+            )
+            torch.autograd.grad(loss, x)[0].sum().item()
+
+        return job
+
+    jobs = {
+        "plain loop": by_modules(),
+        "plain loop, weights not frozen": by_modules(frozen=False),
+        "plain loop, channels_last": by_modules(torch.channels_last),
+        "plain loop, channels_last, bfloat16 autocast": by_modules(torch.channels_last, dtype=torch.bfloat16),
+    }
+    for kind in ("direct", "winograd") if network.device.type == "cpu" else ("direct",):
+        jobs[f"by hand, {kind}, float32"] = by_engine(pick_engine(network, kind, torch.float32))
+        engine = pick_engine(network, kind)
+        if engine.dtype != torch.float32:
+            jobs[f"by hand, {engine.name}"] = by_engine(engine)
+        if engine.has_rough:
+            jobs[f"by hand, {engine.name}, rough"] = by_engine(engine, True)
+    return timed(jobs, rounds)
+
+
+def race(size: int, network: nst.VGG, steps: int) -> dict:
+    """Return losses and seconds of the plain loop and of the toolkit, by evaluations, both from the content image.
+
+    Both are scored in float32 by autograd; what that takes is not counted.
+    """
+    content, style = pictures(size)
+    plain = PlainLoop(content.to(network.device), style.to(network.device), network)
+    run = nst.StyleTransfer(content, style, network=network, sizes=(size,), steps=steps)
+    judge = nst.StyleTransfer(content, style, network=network, sizes=(size,), steps=1, engine="plain")
+    settings = nst.optimise.Settings(1.0, 10.0, 0.0, tuple(STYLE_WEIGHTS.items()), size)
+    curves = {"plain loop": [], "toolkit": []}
+    seconds, turns = 0.0, plain.go_on()
+    while len(plain.losses) < steps or not run.done:
+        if len(plain.losses) < steps:
+            next(turns)
+            scored = plain.image.detach().clamp(0, 1)
+            curves["plain loop"].append((len(plain.losses), plain.seconds, judge.evaluate(scored, settings).losses[0]))
+        for _ in range(4):
+            began = time.perf_counter()
+            for _ in range(5):
+                if not run.done:
+                    run.step()
+            seconds += time.perf_counter() - began
+            if run.state.iteration > (curves["toolkit"][-1][0] if curves["toolkit"] else 0):
+                loss = judge.evaluate(run.best.to(network.device), settings).losses[0]
+                curves["toolkit"].append((run.state.iteration, seconds, loss))
+        print(curves["plain loop"][-1], curves["toolkit"][-1], flush=True)
+    return {"curves": curves, "speed-up": {n: reached(curves, n) for n in (100, 200, 300) if n <= steps}}
+
+
+def reached(curves: dict, evaluations: int) -> dict | None:
+    """Return the seconds of so many evaluations of the plain loop, and of the toolkit until its loss is as low."""
+    before, after = None, None
+    for point in curves["plain loop"]:
+        if point[0] <= evaluations:
+            before = point
+        elif after is None:
+            after = point
+    share = (evaluations - before[0]) / (after[0] - before[0]) if after else 0.0
+    seconds, loss = (b + share * (a - b) for b, a in zip(before[1:], (after or before)[1:], strict=True))
+    for count, taken, found in curves["toolkit"]:
+        if found <= loss:
+            return {"loss": loss, "plain": seconds, "toolkit": taken, "evaluations": count, "ratio": seconds / taken}
+    return {"loss": loss, "plain": seconds, "toolkit": None}
+
+
+def memory(size: int, engine: str, steps: int) -> float:
+    """Return the peak of a process, in GB, that paints coarse to fine up to a size."""
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.bench",
+        "--paint",
+        str(size),
+        "--engine",
+        engine,
+        "--steps",
+        str(steps),
+    ]
+    return float(
+        subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE.parent).stdout.split()[-1]
+    )
+
+
+def paint(size: int, engine: str, steps: int) -> None:
+    content, style = pictures(size)
+    nst.transfer(content, style, network="vgg16", steps=steps, engine=engine, progress=False)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+
+
+def plot(results: dict) -> None:
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+    size = "512" if "512" in results["evaluation"] else next(iter(results["evaluation"]))
+    rows = results["evaluation"][size]
+    names = list(rows)[::-1]
+    left.barh(names, [rows["plain loop"] / rows[name] for name in names], color="#4c78a8")
+    left.set(title=f"Speed of one evaluation at {size} px, plain loop = 1")
+    for name, curve in results["race"]["curves"].items():
+        middle.plot([p[1] for p in curve], [p[2] for p in curve], label=name)
+    middle.set(title="Loss over time", xlabel="seconds", ylabel="total loss, scored in float32", yscale="log")
+    middle.legend()
+    sizes = [int(s) for s in results["evaluation"]]
+    for name in ("plain loop", names[0]):
+        right.plot(sizes, [results["evaluation"][str(s)][name] for s in sizes], marker="o", label=name)
+    right.set(title="Seconds of one evaluation", xlabel="longest side in px", xscale="log", yscale="log", xticks=sizes)
+    right.set_xticklabels(sizes)
+    right.minorticks_off()
+    right.legend()
+    figure.savefig(results["plot"], dpi=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024], help="of single evaluations")
+    parser.add_argument("--race", type=int, default=512, help="size at which losses are raced to")
+    parser.add_argument("--steps", type=int, default=300, help="evaluations of the race")
+    parser.add_argument("--rounds", type=int, default=5, help="turns that medians are taken over")
+    parser.add_argument("--memory", type=int, nargs="*", default=[512, 1024, 2048], help="sizes to measure memory at")
+    parser.add_argument("--out", type=Path, default=HERE / "results.json")
+    parser.add_argument("--paint", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--engine", default="auto", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.paint:
+        return paint(options.paint, options.engine, options.steps)
+    network = nst.load_vgg("vgg16")
+    results = {"machine": machine(network.device), "plot": str(options.out.with_suffix(".png")), "evaluation": {}}
+    for size in options.sizes:
+        rows = evaluations(size, network, options.rounds if size < 1024 else min(3, options.rounds))
+        results["evaluation"][str(size)] = rows
+        for name, seconds in rows.items():
+            print(f"{size:5} px  {seconds:7.3f} s  {rows['plain loop'] / seconds:5.2f}×  {name}", flush=True)
+    results["floor"] = floor(options.race, network.device)
+    results["race"] = race(options.race, network, options.steps)
+    results["memory"] = {
+        size: {
+            "toolkit, memory of L-BFGS full": memory(size, "auto", 22),
+            "plain engine, 2 evaluations": memory(size, "plain", 2),
+        }
+        for size in options.memory
+    }
+    plot(results)
+    results["plot"] = Path(results["plot"]).name
+    options.out.write_text(json.dumps(results, indent=1))
+    print(json.dumps({k: results[k] for k in ("floor", "memory")}, indent=1), results["race"]["speed-up"])
+
+
+if __name__ == "__main__":
+    main()

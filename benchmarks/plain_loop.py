@@ -1,0 +1,91 @@
+"""Neural style transfer as the PyTorch tutorial arranges it, in our own words: what the toolkit is measured against."""
+
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from nst_helpers.images import IMAGENET_MEAN, IMAGENET_STD
+from nst_helpers.optimise import CONTENT_LAYER, STYLE_WEIGHTS
+from nst_helpers.vgg import VGG
+
+
+class Normalisation(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(-1, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return (image - self.mean) / self.std
+
+
+def gram(feature_maps: Tensor) -> Tensor:
+    batch, channels, height, width = feature_maps.shape
+    features = feature_maps.view(batch * channels, height * width)
+    return features @ features.t() / (height * width)
+
+
+class Loss(nn.Module):
+    """A layer that passes its input on and remembers how far that is from a target."""
+
+    def __init__(self, weight: float, measured):
+        super().__init__()
+        self.weight, self.measured, self.target, self.loss = weight, measured, None, None
+
+    def forward(self, feature_maps: Tensor) -> Tensor:
+        measured = self.measured(feature_maps)
+        if self.target is not None and measured.shape == self.target.shape:
+            self.loss = self.weight * mse_loss(measured, self.target)
+        return feature_maps
+
+    def aim(self, model: nn.Sequential, image: Tensor) -> None:
+        with torch.no_grad():
+            self.target = self.measured(model(image))
+
+
+def build(content: Tensor, style: Tensor, network: VGG, beta: float = 10.0) -> tuple[nn.Sequential, list[Loss]]:
+    """Return the frozen network up to its deepest loss, with its losses among the layers, and these."""
+    model, losses = nn.Sequential(Normalisation()).to(network.device), []
+    for name, layer in network.named_children():
+        model.add_module(name, layer)
+        if name == CONTENT_LAYER:
+            losses.append(Loss(1.0, lambda feature_maps: feature_maps))
+            losses[-1].aim(model, content)
+            model.add_module("content_loss", losses[-1])
+        if name in STYLE_WEIGHTS:
+            losses.append(Loss(beta * STYLE_WEIGHTS[name] / 4, gram))
+            losses[-1].aim(model, style)
+            model.add_module(f"style_loss_{name}", losses[-1])
+        if len(losses) == len(STYLE_WEIGHTS) + 1:
+            break
+    return model.requires_grad_(False).eval(), losses
+
+
+class PlainLoop:
+    """torch.optim.LBFGS with its defaults, and a clamp in its closure; `go_on` makes its next iterations."""
+
+    def __init__(self, content: Tensor, style: Tensor, network: VGG):
+        self.model, self.terms = build(content, style, network)
+        self.image = content.clone().requires_grad_()
+        self.optimiser = torch.optim.LBFGS([self.image])
+        self.losses, self.seconds = [], 0.0
+
+    def evaluate(self) -> Tensor:
+        with torch.no_grad():
+            self.image.clamp_(0, 1)
+        self.optimiser.zero_grad()
+        self.model(self.image)
+        loss = sum(term.loss for term in self.terms)
+        loss.backward()
+        self.losses.append(loss.item())
+        return loss
+
+    def go_on(self) -> Iterator[None]:
+        while True:
+            began = time.perf_counter()
+            self.optimiser.step(self.evaluate)
+            self.seconds += time.perf_counter() - began
+            yield
