@@ -5,12 +5,14 @@ Writes results.json and results.png beside itself. About half an hour on two cor
 
 import argparse
 import json
+import multiprocessing
 import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,10 +21,11 @@ from torch.nn.functional import conv2d
 
 import nst_helpers as nst
 from benchmarks.plain_loop import PlainLoop, build
-from nst_helpers.engine import fused_convolution_works, pick_engine
+from nst_helpers.direct import fused_convolution_works
+from nst_helpers.engine import pick_engine
 from nst_helpers.images import resize
 from nst_helpers.losses import content_loss, gram_loss, total_loss
-from nst_helpers.optimise import CONTENT_LAYER, STYLE_WEIGHTS
+from nst_helpers.optimise import CONTENT_LAYER, STYLE_WEIGHTS, Settings
 from nst_helpers.vgg import BLOCKS, CHANNELS
 
 HERE = Path(__file__).parent
@@ -83,7 +86,7 @@ def floor(size: int, device: torch.device) -> dict:
 
 
 def timed(jobs: dict, rounds: int) -> dict[str, float]:
-    """Return the median seconds of each job, taking turns."""
+    """Return the median seconds of each job, taking turns; each is called once more, first, to warm up."""
     seconds = {name: [] for name in jobs}
     for turn in range(rounds + 1):
         for name, job in jobs.items():
@@ -94,91 +97,150 @@ def timed(jobs: dict, rounds: int) -> dict[str, float]:
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def evaluations(size: int, network: nst.VGG, rounds: int) -> dict[str, float]:
-    """Return the seconds of a loss and its gradient by the plain loop, by levers alone, and by the engines."""
-    content, style = pictures(size)
-    content, style = content.to(network.device), style.to(network.device)
-    image = (content + 0.1 * torch.randn(content.shape, generator=torch.Generator().manual_seed(0)).to(content)).clamp(
-        0, 1
-    )
+class Apart:
+    """What `make(*args)` returns, in a process of its own, so that what one leaves in memory helps no other."""
 
-    def by_modules(memory_format=torch.contiguous_format, frozen=True, dtype=None):
-        model, losses = build(
-            content, style, nst.load_vgg("vgg16", device=network.device).to(memory_format=memory_format)
-        )
+    def __init__(self, make, *args):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, make, *args), daemon=True)
+        self._process.start()
+        self._pipe.recv()
+
+    def __call__(self, *args):
+        self._pipe.send(args)
+        return self._pipe.recv()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._process.terminate()
+        self._process.join()
+
+
+def serve(pipe, make, *args) -> None:
+    made = make(*args)
+    pipe.send("ready")
+    while True:
+        pipe.send(made(*pipe.recv()))
+
+
+# ---------------------------------------------------------------------------------------------- one evaluation
+
+MODULES = {  # {job: memory format, whether frozen, autocast}
+    "plain loop": (torch.contiguous_format, True, None),
+    "plain loop, weights not frozen": (torch.contiguous_format, False, None),
+    "plain loop, channels_last": (torch.channels_last, True, None),
+    "plain loop, channels_last, bfloat16 autocast": (torch.channels_last, True, torch.bfloat16),
+}
+ENGINES = {  # {job: engine, gradient's format, whether rough}
+    "by hand, direct, float32": ("direct", torch.float32, False),
+    "by hand, direct, half": ("direct", None, False),
+    "by hand, direct, half, rough": ("direct", None, True),
+    "by hand, winograd, float32": ("winograd", torch.float32, False),
+    "by hand, winograd, half": ("winograd", None, False),
+    "by hand, winograd, half, rough": ("winograd", None, True),
+}
+
+
+def evaluation(name: str, size: int):
+    """Return a function that makes one evaluation, loss and gradient, in the way that MODULES or ENGINES names."""
+    network = nst.load_vgg("vgg16")
+    content, style = (image.to(network.device) for image in pictures(size))
+    noise = torch.randn(content.shape, generator=torch.Generator().manual_seed(0)).to(content)
+    image = (content + 0.1 * noise).clamp(0, 1)
+    if name in MODULES:
+        memory_format, frozen, dtype = MODULES[name]
+        model, terms = build(content, style, network.to(memory_format=memory_format))
         model.requires_grad_(not frozen)
-
-        def job():
-            x = image.detach().requires_grad_()
-            with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
-                model(x)
-            sum(term.loss for term in losses).backward()
-            x.grad.sum().item()
-
-        return job
-
-    def by_engine(engine, rough=False):
+    else:
+        kind, dtype, rough = ENGINES[name]
+        engine = pick_engine(network, kind, dtype)
         with torch.no_grad():
             target = engine(content, [CONTENT_LAYER], [], rough)[0][CONTENT_LAYER]
-            grams = engine(style, [], list(STYLE_WEIGHTS), rough)[1]
+            style_grams = engine(style, [], list(STYLE_WEIGHTS), rough)[1]
 
-        def job():
-            x = image.detach().requires_grad_()
-            maps, found = engine(x, [CONTENT_LAYER], list(STYLE_WEIGHTS), rough)
-            loss = total_loss(
-                content_loss(maps[CONTENT_LAYER], target), gram_loss(STYLE_WEIGHTS, found, grams), 1.0, 10.0
-            )
-            torch.autograd.grad(loss, x)[0].sum().item()
+    def by_modules() -> None:
+        x = image.detach().requires_grad_()
+        with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
+            model(x)
+        sum(term.loss for term in terms).backward()
+        x.grad.sum().item()
 
-        return job
+    def by_engine() -> None:
+        x = image.detach().requires_grad_()
+        maps, grams = engine(x, [CONTENT_LAYER], list(STYLE_WEIGHTS), rough)
+        loss = total_loss(
+            content_loss(maps[CONTENT_LAYER], target), gram_loss(STYLE_WEIGHTS, grams, style_grams), 1.0, 10.0
+        )
+        torch.autograd.grad(loss, x)[0].sum().item()
 
-    jobs = {
-        "plain loop": by_modules(),
-        "plain loop, weights not frozen": by_modules(frozen=False),
-        "plain loop, channels_last": by_modules(torch.channels_last),
-        "plain loop, channels_last, bfloat16 autocast": by_modules(torch.channels_last, dtype=torch.bfloat16),
-    }
-    for kind in ("direct", "winograd") if network.device.type == "cpu" else ("direct",):
-        jobs[f"by hand, {kind}, float32"] = by_engine(pick_engine(network, kind, torch.float32))
-        engine = pick_engine(network, kind)
-        if engine.dtype != torch.float32:
-            jobs[f"by hand, {engine.name}"] = by_engine(engine)
-        if engine.has_rough:
-            jobs[f"by hand, {engine.name}, rough"] = by_engine(engine, True)
-    return timed(jobs, rounds)
+    return by_modules if name in MODULES else by_engine
+
+
+def evaluations(size: int, rounds: int, device: torch.device) -> dict[str, float]:
+    """Return {job: seconds of one evaluation}: the plain loop, single levers, and the engines."""
+    names = [name for name in (*MODULES, *ENGINES) if device.type == "cpu" or "winograd" not in name]
+    with ExitStack() as stack:
+        return timed({name: stack.enter_context(Apart(evaluation, name, size)) for name in names}, rounds)
+
+
+# ---------------------------------------------------------------------------------------------- the race
+
+
+def plain_racer(size: int, steps: int):
+    """Return a function that makes the plain loop's next 20 to 25 evaluations."""
+    network = nst.load_vgg("vgg16")
+    loop = PlainLoop(*(image.to(network.device) for image in pictures(size)), network)
+    turns = loop.go_on()
+
+    def go_on():
+        if len(loop.losses) < steps:
+            next(turns)
+        return len(loop.losses), loop.seconds, loop.image.detach().clamp(0, 1).cpu()
+
+    return go_on
+
+
+def racer(size: int, steps: int):
+    """Return a function that makes the toolkit's next 5 steps."""
+    run = nst.StyleTransfer(*pictures(size), network="vgg16", sizes=(size,), steps=steps, start="content")
+    seconds = 0.0
+
+    def go_on():
+        nonlocal seconds
+        began = time.perf_counter()
+        for _ in range(5):
+            if not run.done:
+                run.step()
+        seconds += time.perf_counter() - began
+        return run.state.iteration, seconds, run.best
+
+    return go_on
 
 
 def race(size: int, network: nst.VGG, steps: int) -> dict:
     """Return losses and seconds of the plain loop and of the toolkit, by evaluations, both from the content image.
 
-    Both are scored in float32 by autograd; what that takes is not counted.
+    Both are scored in float32 by autograd, and what that takes is not counted.
     """
-    content, style = pictures(size)
-    plain = PlainLoop(content.to(network.device), style.to(network.device), network)
-    run = nst.StyleTransfer(content, style, network=network, sizes=(size,), steps=steps)
-    judge = nst.StyleTransfer(content, style, network=network, sizes=(size,), steps=1, engine="plain")
-    settings = nst.optimise.Settings(1.0, 10.0, 0.0, tuple(STYLE_WEIGHTS.items()), size)
-    curves = {"plain loop": [], "toolkit": []}
-    seconds, turns = 0.0, plain.go_on()
-    while len(plain.losses) < steps or not run.done:
-        if len(plain.losses) < steps:
-            next(turns)
-            scored = plain.image.detach().clamp(0, 1)
-            curves["plain loop"].append((len(plain.losses), plain.seconds, judge.evaluate(scored, settings).losses[0]))
-        for _ in range(4):
-            began = time.perf_counter()
-            for _ in range(5):
-                if not run.done:
-                    run.step()
-            seconds += time.perf_counter() - began
-            if run.state.iteration > (curves["toolkit"][-1][0] if curves["toolkit"] else 0):
-                loss = judge.evaluate(run.best.to(network.device), settings).losses[0]
-                curves["toolkit"].append((run.state.iteration, seconds, loss))
-        print(curves["plain loop"][-1], curves["toolkit"][-1], flush=True)
+    judge = nst.StyleTransfer(*pictures(size), network=network, sizes=(size,), steps=1, engine="plain")
+    settings = Settings(1.0, 10.0, 0.0, tuple(STYLE_WEIGHTS.items()), size)
+    curves = {"plain loop": [(0, 0.0, None)], "toolkit": [(0, 0.0, None)]}
+    with Apart(plain_racer, size, steps) as plain, Apart(racer, size, steps) as toolkit:
+        while min(curve[-1][0] for curve in curves.values()) < steps:
+            for name, go_on in (("plain loop", plain), *[("toolkit", toolkit)] * 4):
+                if curves[name][-1][0] < steps:
+                    evaluations, seconds, image = go_on()
+                    loss = judge.evaluate(image.to(network.device), settings).losses[0]
+                    curves[name].append((evaluations, seconds, loss))
+            print(curves["plain loop"][-1], curves["toolkit"][-1], flush=True)
+    curves = {name: curve[1:] for name, curve in curves.items()}
     return {"curves": curves, "speed-up": {n: reached(curves, n) for n in (100, 200, 300) if n <= steps}}
 
 
-def reached(curves: dict, evaluations: int) -> dict | None:
+def reached(curves: dict, evaluations: int) -> dict:
     """Return the seconds of so many evaluations of the plain loop, and of the toolkit until its loss is as low."""
     before, after = None, None
     for point in curves["plain loop"]:
@@ -192,6 +254,9 @@ def reached(curves: dict, evaluations: int) -> dict | None:
         if found <= loss:
             return {"loss": loss, "plain": seconds, "toolkit": taken, "evaluations": count, "ratio": seconds / taken}
     return {"loss": loss, "plain": seconds, "toolkit": None}
+
+
+# ---------------------------------------------------------------------------------------------- memory, and the report
 
 
 def memory(size: int, engine: str, steps: int) -> float:
@@ -255,7 +320,7 @@ def main() -> None:
     network = nst.load_vgg("vgg16")
     results = {"machine": machine(network.device), "plot": str(options.out.with_suffix(".png")), "evaluation": {}}
     for size in options.sizes:
-        rows = evaluations(size, network, options.rounds if size < 1024 else min(3, options.rounds))
+        rows = evaluations(size, options.rounds if size < 1024 else min(3, options.rounds), network.device)
         results["evaluation"][str(size)] = rows
         for name, seconds in rows.items():
             print(f"{size:5} px  {seconds:7.3f} s  {rows['plain loop'] / seconds:5.2f}×  {name}", flush=True)

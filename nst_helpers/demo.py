@@ -19,7 +19,7 @@ def main() -> None:
     papermill.execute_notebook(
         notebook,
         outputs / notebook.name,
-        parameters={"network": "auto", "output": str(outputs / "quickstart.jpg")},
+        parameters={"network": "auto", "size": 512, "output": str(outputs / "quickstart.jpg")},
         cwd=ROOT,
         progress_bar=False,
         stdout_file=sys.stdout,  # what the notebook prints, its progress bar too, shows here as it comes

@@ -4,36 +4,24 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .colours import recolour
 from .engine import pick_engine
-from .images import MIN_SIDE, check_image, fitted, resize
+from .images import check_image, fitted, resize
 from .losses import content_loss, gram_loss, total_loss, total_variation_loss
 from .optimisers import LBFGS, OPTIMISERS, Adam
 from .progress import progress_bar
+from .schedules import QUALITIES, coarse_to_fine, steps_by_size
 from .vgg import VGG, load_vgg
 
 CONTENT_LAYER = "relu4_2"
 STYLE_WEIGHTS = {"relu1_1": 20.0, "relu2_1": 1.0, "relu3_1": 0.25, "relu4_1": 1.0, "relu5_1": 5.0}
-COARSE_SHARE = 0.4  # of the last size's steps, made at each smaller size
-SMALLEST = 96  # px: default sizes halve no further
 ROUGH = 60  # first evaluations at a size that need not be exact: they lead just as far
 JUMP = 2.0  # a loss above so many times the best one is a blow-up
-
-
-def coarse_to_fine(height: int, width: int) -> tuple[int, ...]:
-    """Return the sizes (longest sides) that a picture is painted at by default: 512×512 → (128, 256, 512).
-
-    Its own size, halved as long as 96 px are left, and 16 px of the shorter side, the least that VGG can take.
-    """
-    sizes = [max(height, width)]
-    while sizes[0] // 2 >= SMALLEST and min(height, width) * (sizes[0] // 2) >= MIN_SIDE * max(height, width):
-        sizes.insert(0, sizes[0] // 2)
-    return tuple(sizes)
 
 
 @dataclass(frozen=True)
@@ -143,9 +131,11 @@ class StyleTransfer:
         sizes: longest sides in pixels, ascending, painted one after the other; default `coarse_to_fine` of the
             content image. At each of them the style image's longest side is the same. A picture that is smaller is
             enlarged, with a warning.
-        steps: evaluations of loss and gradient: a number for the last size, and 0.4 times as many at each size
-            before it; or one number a size.
-        start: "content", "noise" (uniform, from `seed`), or an image (1, 3, H, W), stretched to the content's shape.
+        quality: "draft", "good" or "best": the steps and the start that `schedules.QUALITIES` holds for it.
+        steps: evaluations of loss and gradient, in place of the quality's: a number for the last size, and 0.4 times
+            as many at each size before it; or one number a size.
+        start: in place of the quality's: "content", "recoloured" (the content in the style's colours, see
+            `recolour`), "noise" (uniform, from `seed`), or an image (1, 3, H, W), stretched to the content's shape.
         optimiser: "lbfgs" or "adam".
         learning_rate: what the optimiser's step is multiplied by; default 1 for L-BFGS, 0.02 for Adam.
         alpha, beta, tv_weight: weights of the content, style and total variation losses.
@@ -175,8 +165,9 @@ class StyleTransfer:
         *,
         network: str | VGG = "auto",
         sizes: Sequence[int] | None = None,
-        steps: int | Sequence[int] = 100,
-        start: str | Tensor = "content",
+        quality: str = "good",
+        steps: int | Sequence[int] | None = None,
+        start: str | Tensor | None = None,
         optimiser: str = "lbfgs",
         learning_rate: float | None = None,
         alpha: float = 1.0,
@@ -193,7 +184,9 @@ class StyleTransfer:
         self.content_image = _checked(content_image, "content_image")
         self.style_image = _checked(style_image, "style_image")
         self.sizes = tuple(sizes) if sizes is not None else coarse_to_fine(*content_image.shape[2:])
-        self.steps = _steps_by_size(steps, self.sizes)
+        if quality not in QUALITIES:
+            raise ValueError(f"quality is one of {', '.join(QUALITIES)}, not {quality!r}")
+        self.steps = steps_by_size(steps, self.sizes, QUALITIES[quality])
         self._shapes = {  # of both images at each size; what is too small, or enlarged, is said before the first step
             size: (
                 fitted(*content_image.shape[2:], size, "content_image"),
@@ -214,7 +207,9 @@ class StyleTransfer:
         self.style_weights = style_weights
         self.seed = seed
         self._targets = self._targets_at(self.sizes[0], self._is_rough(0))
-        self.state = State(self._start_image(start), OPTIMISERS[optimiser]())
+        self.state = State(
+            self._start_image(QUALITIES[quality].start if start is None else start), OPTIMISERS[optimiser]()
+        )
 
     # What may be read and set between steps
 
@@ -359,10 +354,12 @@ class StyleTransfer:
             return resize(_checked(start, "start"), height, width).to(self.device)
         if start == "content":
             return self._targets.content_image
+        if start == "recoloured":
+            return recolour(self._targets.content_image, self.style_image)
         if start == "noise":
             generator = torch.Generator().manual_seed(self.seed)
             return torch.rand(1, 3, height, width, generator=generator).to(self.device)
-        raise ValueError(f'start is "content", "noise" or an image, not {start!r}')
+        raise ValueError(f'start is "content", "recoloured", "noise" or an image, not {start!r}')
 
 
 def _checked(image: Tensor, name: str) -> Tensor:
@@ -371,16 +368,6 @@ def _checked(image: Tensor, name: str) -> Tensor:
         raise ValueError(f"{name} is a tensor (1, 3, H, W) from load_image, not {what}")
     check_image(image, name)
     return image.detach().float().clamp(0, 1)
-
-
-def _steps_by_size(steps: int | Sequence[int], sizes: tuple[int, ...]) -> tuple[int, ...]:
-    if not sizes or list(sizes) != sorted(set(sizes)):
-        raise ValueError(f"sizes are longest sides in pixels, ascending, not {sizes}")
-    if isinstance(steps, Integral):
-        steps = [round(COARSE_SHARE * steps)] * (len(sizes) - 1) + [steps]
-    if len(steps) != len(sizes) or min(steps) < 0 or not any(steps):
-        raise ValueError(f"steps is a number above 0, or one a size, here {len(sizes)}, not {steps}")
-    return tuple(steps)
 
 
 @dataclass(frozen=True)

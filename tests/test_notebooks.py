@@ -143,7 +143,7 @@ def test_the_demo(clone, vgg16, tmp_path):
     outputs = clone / "outputs"
     for name in ("quickstart.jpg", "quickstart_grid.jpg", "00_quickstart.ipynb"):
         assert str(outputs / name) in done.stdout
-    said = r"with VGG-16, since VGG-19 cannot be had \(.+cannot be reached.+\)\. Steps: \d+ at 128 px, \d+ at 256 px\."
+    said = r"with VGG-16, since VGG-19 cannot be had \(.+cannot be reached.+\)\. Steps: \d+ at 128 px, .+ at 512 px\."
     assert re.search(said, done.stdout)
     assert "step/s" in done.stdout  # the progress bar moved
     assert re.search(r"step 20 \(128 px\): total [\d.]+, content [\d.]+, style [\d.]+", done.stdout)
@@ -153,7 +153,7 @@ def test_the_demo(clone, vgg16, tmp_path):
     executed = nbformat.read(outputs / "00_quickstart.ipynb", as_version=4)
     assert printed(executed, "stderr") == ""
     assert "step/s" not in json.dumps(executed)
-    assert max(nst.load_image(outputs / "quickstart.jpg", size=None).shape[2:]) == 256
+    assert max(nst.load_image(outputs / "quickstart.jpg", size=None).shape[2:]) == 512
 
 
 def test_content_stays_recognisable(vgg16, root):
@@ -165,7 +165,7 @@ def test_content_stays_recognisable(vgg16, root):
     parameters = next(cell for cell in code_cells(nbformat.read(TestQuickstart.PATH, 4)) if "content =" in cell.source)
     settings = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(parameters.source).body}
     content, style = (nst.load_image(root / settings[name], 256) for name in ("content", "style"))
-    result = nst.transfer(content, style, network=vgg16, sizes=(256,), steps=100, progress=False)
+    result = nst.transfer(content, style, network=vgg16, sizes=(256,), steps=100, start="content", progress=False)
     assert result.loss < 0.15 * result.history[0].total
 
     def code(image):

@@ -10,8 +10,8 @@ import torch
 
 import nst_helpers as nst
 from nst_helpers import optimise, vgg
-from nst_helpers.optimise import coarse_to_fine
 from nst_helpers.optimisers import LBFGS, Adam
+from nst_helpers.schedules import QUALITIES, coarse_to_fine
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def make_run(vgg16, picture):
     """Makes a StyleTransfer of two small pictures, 64×48 and 60×64 px."""
 
     def make(**settings):
-        settings = {"network": vgg16, "sizes": (48,), "steps": 4, **settings}
+        settings = {"network": vgg16, "sizes": (48,), "steps": 4, "start": "content", **settings}
         return nst.StyleTransfer(picture(48, 64), picture(64, 60, seed=1), **settings)
 
     return make
@@ -104,7 +104,7 @@ class TestOptimisers:
 
 class TestStep:
     def test_losses_and_gradient_are_the_formulas(self, make_run, vgg16):
-        run = make_run(alpha=2.0, beta=3.0, tv_weight=0.7, start="noise")
+        run = make_run(alpha=2.0, beta=3.0, tv_weight=0.7, start="noise", engine="plain")
         record = run.step()
         content, style = (nst.load_image(image, 48) for image in (run.content_image, run.style_image))
         image = record.image.requires_grad_()
@@ -331,6 +331,24 @@ class TestStart:
     def test_any_image(self, make_run, picture):
         image = picture(30, 80, seed=5)
         torch.testing.assert_close(make_run(start=image).image, optimise.resize(image, 36, 48))
+
+    def test_recoloured(self, make_run):
+        run = make_run(start="recoloured")
+        content, style = nst.load_image(run.content_image, 48), run.style_image
+        torch.testing.assert_close(run.image, nst.recolour(content, style))
+
+    @pytest.mark.parametrize("quality", QUALITIES)
+    def test_quality_says_steps_and_start(self, make_run, quality):
+        run = make_run(quality=quality, steps=None, start=None, sizes=(32, 40, 48))
+        coarse, fine, start = QUALITIES[quality]
+        assert run.steps == (coarse, coarse, fine)
+        torch.testing.assert_close(run.image, make_run(start=start, sizes=(32, 48)).image)
+        assert make_run(quality=quality, sizes=(32, 48), steps=10).steps == (4, 10)
+        assert torch.equal(make_run(quality=quality, start="noise").image, make_run(start="noise").image)
+
+    def test_bad_quality(self, make_run):
+        with pytest.raises(ValueError, match="quality is one of draft, good, best, not 'ultra'"):
+            make_run(quality="ultra")
 
     def test_bad_start(self, make_run):
         with pytest.raises(ValueError, match='start is "content", "noise" or an image'):

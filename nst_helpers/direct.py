@@ -1,0 +1,66 @@
+"""3×3 convolutions by torch, on any device, for the passes written out in `by_hand`."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from .by_hand import RELU
+
+
+class DirectConvolution:
+    """A frozen 3×3 convolution, zero padded, with the ReLU behind it, and its gradient, by torch on any device.
+
+    dtype: of gradients, and of what is kept for them.
+    """
+
+    fuses_pooling = False
+
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype):
+        self.weight, self.bias, self.dtype = weight, bias, dtype
+        self._known = {}
+
+    def _weight(self, dtype: torch.dtype, transposed: bool = False) -> Tensor:
+        if (dtype, transposed) not in self._known:
+            weight = self.weight.flip(2, 3).transpose(0, 1) if transposed else self.weight
+            self._known[dtype, transposed] = weight.to(dtype, copy=True, memory_format=torch.channels_last)
+        return self._known[dtype, transposed]
+
+    def forward(self, x: Tensor, space: object, dtype: torch.dtype, relu: bool) -> tuple[Tensor, Tensor]:
+        """Return the convolution of x, computed in dtype and rectified if told to, and what the gradient needs."""
+        y = _convolve(x.to(dtype), self._weight(dtype), self.bias.to(dtype), relu)
+        return y, y.to(self.dtype)
+
+    def backward(self, g: Tensor, gate: Tensor | None, mode: int, shape: tuple[int, int], space: object) -> Tensor:
+        """Return the gradient of the input from g behind its gate."""
+        if mode == RELU:
+            g = torch.ops.aten.threshold_backward(g, gate, 0)
+        g = _convolve(g, self._weight(self.dtype, transposed=True), None, relu=False)
+        return g.float() if g.shape[1] == 3 else g
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    if x.device.type == "cpu" and x.dtype != torch.float16 and fused_convolution_works():
+        ones = [1, 1]
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, weight, bias, ones, ones, ones, 1, "relu" if relu else "none", [], ""
+        )
+    y = conv2d(x, weight, bias, padding=1)
+    return y.relu_() if relu else y
+
+
+@cache
+def fused_convolution_works() -> bool:
+    """Say whether torch's own operation for convolution and ReLU in one is there, and does what is expected of it.
+
+    It is private to torch, so that a release may drop or change it; `conv2d` and `relu` take its place then.
+    """
+    x = torch.linspace(-1, 1, 2 * 16 * 5 * 6).view(2, 16, 5, 6).contiguous(memory_format=torch.channels_last)
+    weight = torch.linspace(1, -1, 16 * 16 * 9).view(16, 16, 3, 3).contiguous(memory_format=torch.channels_last)
+    bias, ones = torch.linspace(-1, 1, 16), [1, 1]
+    try:
+        y = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, ones, ones, ones, 1, "relu", [], "")
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return torch.allclose(y, conv2d(x, weight, bias, padding=1).relu(), rtol=1e-4, atol=1e-4)

@@ -1,0 +1,457 @@
+"""Every engine against the plain float32 loop, written here once more, as the oracle."""
+
+import itertools
+import threading
+
+import pytest
+import torch
+from torch.nn.functional import conv2d, cosine_similarity, max_pool2d
+
+import nst_helpers as nst
+from nst_helpers import by_hand, direct, engine, kernels, optimise, winograd
+from nst_helpers.engine import pick_engine
+
+EXACT = torch.float32
+HALF = torch.bfloat16
+PAIRS = [("hopper", "night"), ("coffee", "dusk"), ("rocket", "facets")]
+
+
+@pytest.fixture(autouse=True)
+def winograd_for_small_pictures(monkeypatch):
+    monkeypatch.setattr(winograd, "FEW", 1)
+
+
+@pytest.fixture
+def picture(picture):
+    """The shared one with noise: where neighbours are alike, rounding decides which of them is a pooling's maximum."""
+
+    def make(height, width, seed=0):
+        noise = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(seed))
+        return (picture(height, width, seed) + 0.1 * noise).clamp(0, 1)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def networks(vgg16):
+    """VGG-16 as it was trained, and VGG-19 with weights that keep its signals as large as they are."""
+    networks = {}
+    for name, pooling in itertools.product(("vgg16", "vgg19"), ("max", "average")):
+        network = nst.VGG(name, pooling)
+        if name == "vgg16":
+            network.load_state_dict(vgg16.state_dict())
+        else:
+            torch.manual_seed(0)
+            for layer in network.children():
+                if isinstance(layer, torch.nn.Conv2d):
+                    torch.nn.init.kaiming_normal_(layer.weight)
+                    torch.nn.init.uniform_(layer.bias, -0.2, 0.2)
+        networks[name, pooling] = network
+    return networks
+
+
+def oracle(network, image, targets, layers, gram_layers):
+    """Loss and gradient by autograd, with a Gram matrix of its own."""
+    image = image.clone().requires_grad_()
+    maps = nst.get_features(image, network, [*layers, *gram_layers])
+    loss = loss_of({layer: maps[layer] for layer in layers}, {k: naive_gram(maps[k]) for k in gram_layers}, targets)
+    return loss.item(), torch.autograd.grad(loss, image)[0]
+
+
+def naive_gram(maps):
+    rows = maps[0].flatten(1)
+    return (rows @ rows.T / rows.shape[1])[None]
+
+
+def loss_of(maps, grams, targets):
+    """A loss in which every layer counts about as much."""
+    loss = 0
+    for found, wanted in ((maps, targets[0]), (grams, targets[1])):
+        for layer, values in found.items():
+            loss = loss + (values - wanted[layer]).square().mean() / wanted[layer].square().mean()
+    return loss
+
+
+def compare(network, engine, image, content, style, layers, gram_layers, rough=False):
+    """Return the relative difference of the loss, and the cosine of the gradients, taken in float64."""
+
+    def targets(maker):
+        with torch.no_grad():
+            return maker(content, layers, [])[0], maker(style, [], gram_layers)[1]
+
+    def plain(image, layers, gram_layers):
+        maps = nst.get_features(image, network, [*layers, *gram_layers])
+        return {k: maps[k] for k in layers}, {k: naive_gram(maps[k]) for k in gram_layers}
+
+    expected, right = oracle(network, image, targets(plain), layers, gram_layers)
+    aims = targets(lambda *asked: engine(*asked, rough))
+    image = image.clone().requires_grad_()
+    loss = loss_of(*engine(image, layers, gram_layers, rough), aims)
+    (gradient,) = torch.autograd.grad(loss, image)
+    assert gradient.shape == image.shape
+    assert gradient.dtype == torch.float32
+    cosine = cosine_similarity(gradient.double().flatten(), right.double().flatten(), 0).item()
+    return abs(loss.item() / expected - 1), cosine
+
+
+DEFAULT = ["relu4_2"], list(nst.STYLE_WEIGHTS)
+LAYERS = {
+    "default": DEFAULT,
+    "before the ReLU": (["conv4_2"], ["conv1_1", "conv3_1"]),
+    "pooled": (["pool3"], ["pool1", "pool2", "relu3_1"]),
+    "before the pooling": (["relu2_2"], ["relu1_2", "conv2_2", "relu3_1"]),
+    "one layer twice": (["relu2_1"], ["relu2_1"]),
+    "content alone": (["relu3_2"], []),
+    "style alone": ([], ["relu1_1"]),
+    "the deepest": (["pool5"], ["conv5_3"]),
+}
+
+
+class TestExactness:
+    @pytest.mark.parametrize("kind", ["direct", "winograd"])
+    @pytest.mark.parametrize("pooling", ["max", "average"])
+    @pytest.mark.parametrize("name", ["vgg16", "vgg19"])
+    @pytest.mark.parametrize("shape", [(64, 64), (75, 130), (97, 51)])
+    def test_float32(self, networks, picture, kind, name, pooling, shape):
+        network = networks[name, pooling]
+        difference, cosine = compare(
+            network,
+            pick_engine(network, kind, EXACT),
+            picture(*shape),
+            picture(*shape, 1),
+            picture(60, 80, 2),
+            *DEFAULT,
+        )
+        assert difference < 1e-5
+        assert cosine >= 0.99999
+
+    @pytest.mark.parametrize("kind", ["direct", "winograd"])
+    @pytest.mark.parametrize("pooling", ["max", "average"])
+    @pytest.mark.parametrize("which", LAYERS)
+    def test_layers(self, networks, picture, kind, pooling, which):
+        network = networks["vgg16", pooling]
+        image, content, style = (picture(70, 85, seed) for seed in range(3))
+        for dtype, most, least in ((EXACT, 1e-5, 0.99999), (HALF, 2e-3, 0.998)):
+            difference, cosine = compare(
+                network, pick_engine(network, kind, dtype), image, content, style, *LAYERS[which]
+            )
+            assert difference < most
+            assert cosine >= least
+
+    @pytest.mark.parametrize("kind", ["direct", "winograd"])
+    @pytest.mark.parametrize("pair", PAIRS, ids="+".join)
+    def test_bfloat16_on_real_pictures(self, vgg16, root, kind, pair):
+        content = nst.load_image(root / "data/content" / f"{pair[0]}.jpg", 256)
+        style = nst.load_image(root / "data/styles" / f"{pair[1]}.jpg", 256)
+        noise = torch.randn(content.shape, generator=torch.Generator().manual_seed(0))
+        image = (content + 0.1 * noise).clamp(0, 1)
+        settings = optimise.Settings(1.0, 10.0, 0.3, tuple(nst.STYLE_WEIGHTS.items()), 256)
+        evaluations = {}
+        for name in ("plain", kind):
+            run = nst.StyleTransfer(content, style, network=vgg16, sizes=(256,), engine=name, tv_weight=0.3)
+            run.engine = pick_engine(vgg16, name, HALF)
+            for rough in (True, False):
+                run._targets = run._targets_at(256, rough)
+                evaluations[name, rough] = run.evaluate(image, settings)
+        right = evaluations["plain", False]
+        for rough, most, least in ((True, 5e-3, 0.99), (False, 5e-4, 0.9995)):
+            found = evaluations[kind, rough]
+            cosine = cosine_similarity(found.gradient.double().flatten(), right.gradient.double().flatten(), 0)
+            ratio = found.losses[0] / right.losses[0]
+            print(f"{kind}, {'rough' if rough else 'exact'}, {pair}: loss {ratio - 1:+.1e}, cosine {cosine:.5f}")
+            assert ratio == pytest.approx(1, abs=most)
+            assert cosine >= least
+
+    def test_float16(self, networks, picture):
+        """The format for GPUs, tried on the CPU, where it is slow."""
+        network = networks["vgg16", "max"]
+        found = compare(
+            network,
+            pick_engine(network, "direct", torch.float16),
+            picture(64, 50),
+            picture(64, 50, 1),
+            picture(60, 80, 2),
+            *DEFAULT,
+        )
+        assert found[0] < 5e-3
+        assert found[1] >= 0.999
+
+    def test_gram_matrices_of_many_positions(self, monkeypatch):
+        maps = torch.randn(1, 32, 41, 37, generator=torch.Generator().manual_seed(0))
+        monkeypatch.setattr(by_hand, "ROWS", 256)
+        rows = by_hand._rows(maps.contiguous(memory_format=torch.channels_last))
+        torch.testing.assert_close(by_hand._gram(rows), nst.gram_matrix(maps))
+
+
+class TestEndToEnd:
+    def test_a_painting_ends_where_float32_leads(self, vgg16, root):
+        """Scored by the plain engine. One evaluation's rounding is another's path: a mean over pairs is compared."""
+        ratios = {100: [], 300: []}
+        for content, style in PAIRS:
+            pictures = (
+                nst.load_image(root / f"data/content/{content}.jpg", 96),
+                nst.load_image(root / f"data/styles/{style}.jpg", 96),
+            )
+            scores = {}
+            judge = nst.StyleTransfer(*pictures, network=vgg16, sizes=(96,), engine="plain")
+            for dtype in (EXACT, HALF):
+                run = nst.StyleTransfer(*pictures, network=vgg16, sizes=(96,), steps=300, start="content")
+                run.engine = pick_engine(vgg16, "direct", dtype)
+                run._targets = run._targets_at(96, run._is_rough(0))
+                for record in run:
+                    if record.iteration + 1 in ratios:
+                        settings = record.settings
+                        scores[dtype, record.iteration + 1] = judge.evaluate(run.best, settings).losses[0]
+            for evaluations, found in ratios.items():
+                found.append(scores[HALF, evaluations] / scores[EXACT, evaluations])
+        print(ratios)
+        assert sum(ratios[300]) / 3 < 1.005
+        assert sum(ratios[100]) / 3 < 1.01
+
+
+class TestConvolutions:
+    @pytest.mark.parametrize(("dtype", "most"), [(EXACT, 1e-5), (HALF, 0.03)])
+    @pytest.mark.parametrize("shape", [(4, 4), (17, 30), (33, 9)])
+    def test_forward_and_backward(self, dtype, most, shape):
+        generator = torch.Generator().manual_seed(0)
+        weight, bias = torch.randn(32, 16, 3, 3, generator=generator) / 12, torch.randn(32, generator=generator)
+        x = torch.rand(1, 16, *shape, generator=generator).contiguous(memory_format=torch.channels_last)
+        y = conv2d(x, weight, bias, padding=1)
+        space = winograd.Space()
+        convolution = winograd.Convolution(weight, bias, dtype)
+
+        def close(found, expected):
+            assert (found.float() - expected).norm() < most * expected.norm()
+
+        close(convolution.forward(x, space, dtype, relu=False)[0], y)
+        rectified, kept = convolution.forward(x, space, dtype, relu=True)
+        close(rectified, y.relu())
+        close(kept, y.relu())
+        pooled, places = convolution.forward_pooled(x, space, dtype)
+        close(pooled, max_pool2d(y.relu(), 2))
+        assert ((places == kernels.NOWHERE) == (pooled == 0)).all()
+
+        for mode, behind in (
+            (by_hand.OPEN, lambda x: conv2d(x, weight, bias, padding=1)),
+            (by_hand.RELU, lambda x: conv2d(x, weight, bias, padding=1).relu()),
+            (by_hand.MAX, lambda x: max_pool2d(conv2d(x, weight, bias, padding=1).relu(), 2)),
+            (by_hand.AVERAGE, lambda x: torch.nn.functional.avg_pool2d(conv2d(x, weight, bias, padding=1).relu(), 2)),
+        ):
+            leaf = x.clone().requires_grad_()
+            out = behind(leaf)
+            g = torch.randn(out.shape, generator=generator)
+            gate = {by_hand.RELU: y.relu(), by_hand.AVERAGE: y.relu()}.get(mode)
+            gate = None if gate is None else gate.to(dtype, memory_format=torch.channels_last)
+            if mode == by_hand.MAX:
+                _, gate = winograd.Convolution(weight, bias, EXACT).forward_pooled(x, space, EXACT)
+            laid_out = g.to(dtype).contiguous(memory_format=torch.channels_last)
+            close(convolution.backward(laid_out, gate, mode, shape, space), torch.autograd.grad(out, leaf, g)[0])
+
+    @pytest.mark.parametrize("dtype", [EXACT, HALF])
+    def test_what_is_not_finite_comes_out_as_such(self, dtype):
+        x = torch.rand(1, 16, 12, 12).contiguous(memory_format=torch.channels_last)
+        x[0, 3, 5, 5] = torch.nan
+        convolution = winograd.Convolution(torch.randn(16, 16, 3, 3), torch.zeros(16), dtype)
+        assert not convolution.forward(x, winograd.Space(), dtype, relu=True)[0].isfinite().all()
+        assert not convolution.backward(x.to(dtype), None, by_hand.OPEN, (12, 12), winograd.Space()).isfinite().all()
+
+    def test_torchs_private_operation(self, networks, picture, monkeypatch):
+        """It ran, or `conv2d` did, and which one makes no difference to the result."""
+        ran = direct.fused_convolution_works()
+        assert ran == (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise"))
+        print("torch's fused convolution", "ran" if ran else "is not there: conv2d ran")
+        calls = []
+        monkeypatch.setattr(direct, "conv2d", lambda *args, **more: calls.append(1) or conv2d(*args, **more))
+        network, image = networks["vgg16", "max"], picture(48, 48)
+        with torch.no_grad():
+            fused = pick_engine(network, "direct", EXACT)(image, ["relu5_1"], [])[0]["relu5_1"]
+            assert bool(calls) != ran
+            monkeypatch.setattr(direct, "fused_convolution_works", lambda: False)
+            plain = pick_engine(network, "direct", EXACT)(image, ["relu5_1"], [])[0]["relu5_1"]
+        assert len(calls) >= 11
+        torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4)
+
+    def test_a_private_operation_that_is_gone_is_done_without(self, monkeypatch):
+        direct.fused_convolution_works.cache_clear()
+        monkeypatch.setattr(direct, "conv2d", lambda *args, **more: conv2d(*args, **more) + 1)  # so that they differ
+        assert not direct.fused_convolution_works()
+        direct.fused_convolution_works.cache_clear()
+
+
+class TestPasses:
+    @pytest.mark.parametrize("kind", ["direct", "winograd"])
+    def test_the_gradient_can_be_taken_twice(self, networks, picture, kind):
+        network = networks["vgg16", "max"]
+        image = picture(48, 48).requires_grad_()
+        maps, grams = pick_engine(network, kind, EXACT)(image, ["relu2_1"], ["relu1_1"])
+        content, style = maps["relu2_1"].square().mean(), grams["relu1_1"].square().mean()
+        parts = [torch.autograd.grad(loss, image, retain_graph=True)[0] for loss in (content, style)]
+        (whole,) = torch.autograd.grad(content + style, image)
+        torch.testing.assert_close(sum(parts), whole, rtol=1e-4, atol=1e-6)
+
+    def test_a_gradient_that_comes_too_late_is_refused(self, networks, picture):
+        engine = pick_engine(networks["vgg16", "max"], "winograd")
+        image = picture(48, 48).requires_grad_()
+        loss = engine(image, ["relu2_1"], [])[0]["relu2_1"].sum()
+        engine(image, ["relu2_1"], [])
+        with pytest.raises(RuntimeError, match="another pass since"):
+            loss.backward()
+
+    def test_one_image_at_a_time(self, vgg16, picture):
+        with pytest.raises(ValueError, match=r"one image \(1, 3, H, W\) is meant, not \(2, 3, 48, 48\)"):
+            pick_engine(vgg16, "direct")(picture(48, 48).expand(2, 3, 48, 48), ["relu1_1"], [])
+
+    def test_too_small(self, vgg16, picture):
+        for name in ("plain", "direct", "winograd"):
+            with pytest.raises(ValueError, match="too small"):
+                pick_engine(vgg16, name)(picture(8, 40), ["relu5_1"], [])
+
+    def test_what_was_returned_stays_as_it_was(self, networks, picture):
+        engine = pick_engine(networks["vgg16", "max"], "winograd", EXACT)
+        with torch.no_grad():
+            maps, _ = engine(picture(48, 48), ["relu1_1", "conv2_1", "pool2"], [])
+            before = {layer: values.clone() for layer, values in maps.items()}
+            engine(picture(48, 48, 1), ["relu1_1", "conv2_1", "pool2"], [])
+        for layer, values in maps.items():
+            assert torch.equal(values, before[layer])
+
+    def test_two_runs_in_two_threads(self, networks, picture):
+        def losses(seed, into):
+            run = nst.StyleTransfer(
+                picture(60, 60, seed),
+                picture(60, 60, 5),
+                network=networks["vgg16", "max"],
+                sizes=(60,),
+                steps=8,
+                engine="winograd",
+            )
+            into[seed] = [record.total for record in run]
+
+        alone, together = {}, {}
+        for seed in (0, 1):
+            losses(seed, alone)
+        threads = [threading.Thread(target=losses, args=(seed, together)) for seed in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert together == alone
+
+    def test_threads_of_torch_stay_as_they_were(self, networks, picture):
+        before = torch.get_num_threads()
+        pick_engine(networks["vgg16", "max"], "winograd")(picture(48, 48), ["relu2_1"], [])
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert (torch.get_num_threads(), seen) == (before, [before])
+
+
+class TestChoice:
+    def test_on_this_machine(self, vgg16):
+        chosen = pick_engine(vgg16)
+        half = engine.bfloat16_is_faster(torch.get_num_threads())
+        print("auto:", chosen.name)
+        assert chosen.name == f"winograd, {'bfloat16' if half else 'float32'}"
+        assert chosen.has_rough == half
+
+    def test_can_be_forced(self, vgg16, picture):
+        for name in ("plain", "direct", "winograd"):
+            result = nst.transfer(
+                picture(48, 48), picture(48, 48, 1), network=vgg16, sizes=(48,), steps=2, engine=name, progress=False
+            )
+            assert result.engine.startswith(name)
+
+    def test_is_said(self, vgg16, picture, capsys):
+        nst.transfer(
+            picture(48, 48), picture(48, 48, 1), network=vgg16, sizes=(48,), steps=1, engine="plain", progress=False
+        )
+        assert "engine: plain" in capsys.readouterr().out
+
+    def test_bad_names(self, vgg16):
+        with pytest.raises(ValueError, match="engine is one of auto, plain, direct, winograd, not 'fast'"):
+            pick_engine(vgg16, "fast")
+        with pytest.raises(ValueError, match="takes a CPU"):
+            pick_engine(nst.VGG("vgg16").to("meta"), "winograd")
+
+    def test_without_numba(self, vgg16, monkeypatch):
+        monkeypatch.setattr(engine, "find_spec", lambda name: None)
+        assert pick_engine(vgg16).name.startswith("direct")
+        with pytest.raises(ValueError, match="numba"):
+            pick_engine(vgg16, "winograd")
+
+    def test_the_fastest_of_those_that_are_right(self, vgg16, monkeypatch):
+        right = torch.arange(12.0)
+        outcomes = {
+            "plain": (3.0, right),
+            "quick": (1.0, right),
+            "wrong": (0.1, right.flip(0)),
+            "broken": RuntimeError("no memory"),
+        }
+
+        def trial(kind, image):
+            if isinstance(outcomes[kind], Exception):
+                raise outcomes[kind]
+            return outcomes[kind]
+
+        monkeypatch.setattr(engine, "_trial", trial)
+        monkeypatch.setattr(engine, "_build", lambda network, choice: choice.kind)
+        monkeypatch.setattr(engine, "Plain", lambda network: "plain")
+        monkeypatch.setattr(engine, "_fastest_known", {})
+        choices = tuple(engine.Choice(kind, EXACT) for kind in outcomes)
+        assert engine._fastest(vgg16, choices).kind == "quick"
+
+    def test_trial(self, vgg16, picture):
+        seconds, gradient = engine._trial(pick_engine(vgg16, "plain"), picture(64, 64))
+        assert 0 < seconds < 60
+        assert gradient.shape == (1, 3, 64, 64)
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+    def test_cuda(self, picture):
+        network = nst.load_vgg("vgg16", device="cuda")
+        chosen = pick_engine(network)
+        print("auto on CUDA:", chosen.name)
+        images = [picture(64, 64, seed).cuda() for seed in range(3)]
+        difference, cosine = compare(network, chosen, *images, *DEFAULT)
+        assert difference < 5e-3
+        assert cosine >= 0.99
+
+
+class TestRoughAndExact:
+    @pytest.fixture
+    def run(self, vgg16, picture, monkeypatch):
+        monkeypatch.setattr(optimise, "ROUGH", 3)
+        run = nst.StyleTransfer(
+            picture(48, 48), picture(48, 48, 1), network=vgg16, sizes=(40, 48), steps=(5, 6), start="content"
+        )
+        run.engine = pick_engine(vgg16, "direct", HALF)
+        run._targets = run._targets_at(40, True)
+        return run
+
+    def test_the_first_evaluations_at_each_size_are_rough(self, run):
+        assert [(record.size, run._targets.rough) for record in run] == [
+            *[(40, True)] * 3, *[(40, False)] * 2, *[(48, True)] * 3, *[(48, False)] * 3,
+        ]  # fmt: skip
+
+    def test_the_change_keeps_the_memory_and_compares_no_gradients(self, run):
+        for _ in range(3):
+            run.step()
+        pairs = list(run.state.optimiser.pairs)
+        run.step()
+        assert [a is b for (a, *_), (b, *_) in zip(pairs, run.state.optimiser.pairs, strict=True)] == [True] * len(
+            pairs
+        )
+        run.step()
+        assert len(run.state.optimiser.pairs) == len(pairs) + 1
+
+    def test_best_is_of_the_exact_ones_after_the_change(self, run):
+        for _ in range(3):
+            run.step()
+        exact = run.step()
+        assert run.best_loss == exact.total
+
+    def test_a_rewound_run_is_rough_again(self, run):
+        records = list(run)
+        run.rewind(records[6])
+        assert run._targets[:2] == (48, True)
+        assert next(iter(run)) == records[6]
