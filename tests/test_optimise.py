@@ -351,7 +351,7 @@ class TestStart:
             make_run(quality="ultra")
 
     def test_bad_start(self, make_run):
-        with pytest.raises(ValueError, match='start is "content", "noise" or an image'):
+        with pytest.raises(ValueError, match='start is "content", "recoloured", "noise" or an image'):
             make_run(start="style")
 
 
