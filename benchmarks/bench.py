@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -122,8 +122,9 @@ class Apart:
 def serve(pipe, make, *args) -> None:
     made = make(*args)
     pipe.send("ready")
-    while True:
-        pipe.send(made(*pipe.recv()))
+    with suppress(EOFError, BrokenPipeError):  # the other side is gone
+        while True:
+            pipe.send(made(*pipe.recv()))
 
 
 # ---------------------------------------------------------------------------------------------- one evaluation

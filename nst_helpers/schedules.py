@@ -20,7 +20,7 @@ class Quality(NamedTuple):
 
 QUALITIES = {
     "draft": Quality(30, 15, "recoloured"),
-    "good": Quality(60, 80, "recoloured"),
+    "good": Quality(50, 75, "recoloured"),
     "best": Quality(100, 300, "recoloured"),
 }
 
