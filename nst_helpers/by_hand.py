@@ -11,7 +11,8 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, max_unpool2
 from .images import preprocess
 from .vgg import VGG
 
-OPEN, RELU, MAX, AVERAGE = range(4)  # what a gate does: see `kernels`
+# What a gate does: see `kernels`, which has these numbers in its own file, since its compiled code is kept by that.
+OPEN, RELU, MAX, AVERAGE = range(4)
 ROWS = 4096  # positions that a Gram matrix sums in one product, before it goes on in float32
 FORWARD = {torch.bfloat16: torch.float32}  # the format of the forward pass, where it is not that of the gradient:
 # bfloat16's eight bits cost a gradient nothing, but after 300 evaluations a painting ends 3 % worse by them

@@ -54,7 +54,6 @@ def pick_engine(network: VGG, engine: str = "auto", dtype: torch.dtype | None = 
         network: from `load_vgg`; what is possible depends on where it is.
         engine: "plain" is autograd; "direct" is by hand with torch's convolutions; "winograd", on a CPU, by hand with
             our own. "auto" takes "winograd" on a CPU, and elsewhere what a short trial finds to be the fastest.
-
         dtype: of the gradient. Default for "direct" and "winograd": bfloat16 where a CPU, and float16 where a GPU is
             fast at it; with float16, the forward pass is in it, too.
 

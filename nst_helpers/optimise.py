@@ -337,6 +337,7 @@ class StyleTransfer:
         return _Targets(size, rough, content, features[self.content_layer], grams)
 
     def evaluate(self, image: Tensor, settings: Settings) -> Evaluation:
+        """Return the losses and the gradient of an image of the present size, and change nothing."""
         weights = dict(settings.style_weights)
         input_image = image.detach().requires_grad_()
         features, grams = self.engine(input_image, [self.content_layer], list(weights), self._targets.rough)
