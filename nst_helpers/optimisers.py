@@ -34,15 +34,15 @@ class LBFGS:
         self.last = (x, g)
         if not self.pairs:
             return -gradient * (self.first_step / g.square().mean().sqrt().clamp_min(1e-30))
-        q, shares = g, []
+        q, shares = g.clone(), []
         for s, y, rho in reversed(self.pairs):
             shares.append(rho * s.dot(q))
-            q = q - shares[-1] * y
+            q.addcmul_(shares[-1], y, value=-1)
         s, y, _ = self.pairs[-1]
-        q = q * (s.dot(y) / y.dot(y))
+        q *= s.dot(y) / y.dot(y)
         for (s, y, rho), share in zip(self.pairs, reversed(shares), strict=True):
-            q = q + (share - rho * y.dot(q)) * s
-        return -q.view_as(image)
+            q.addcmul_(share - rho * y.dot(q), s)
+        return q.neg_().view_as(image)
 
 
 @dataclass

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from . import kernels
-from .kernels import OPEN, TAPS, TILE
+from .kernels import OPEN, PATCH, TAPS, TILE
 
 STRIP = 128  # tiles that a thread takes at a time
 FEW = 64  # tiles: too few for this to be faster than torch's convolution
@@ -132,7 +132,7 @@ class FirstConvolution(Convolution):
 
     def forward(self, x: Tensor, space: Space, dtype: torch.dtype, relu: bool) -> tuple[Tensor, Tensor]:
         y, kept, into = self._room(x, space)
-        image = pad(x, (1, 1, 1, 1))[0].permute(1, 2, 0).contiguous().numpy()
+        image = pad(x, (1, 4, 1, 1))[0].permute(1, 2, 0).flatten(1).contiguous().numpy()
         weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous().numpy()
         lowest = F(0 if relu else -np.inf)
         _in_threads(
@@ -213,6 +213,6 @@ def _scratch(tiles: int, filters: Tensor) -> Iterator[Tensor]:
 
 
 def _bits(tensor: Tensor) -> np.ndarray:
-    """Return the bits of feature maps (1, C, H, W) as (H, W, C), and of a (N, tiles, C) as they are."""
-    tensor = tensor[0].permute(1, 2, 0) if tensor.ndim == 4 else tensor
+    """Return the bits of feature maps (1, C, H, W) as (H, W, C), of patches (36, tiles, C) as (6, 6, tiles, C)."""
+    tensor = tensor[0].permute(1, 2, 0) if tensor.ndim == 4 else tensor.unflatten(0, (PATCH, PATCH))
     return tensor.view(BITS[tensor.dtype]).numpy()
