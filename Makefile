@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
 INSTALLED := .venv/installed
 
-.PHONY: demo test lab lint bench notebooks styles
+.PHONY: demo test slow lab lint bench notebooks styles
 
 demo: $(INSTALLED)  ## paint data/'s demo pair into outputs/
 	$(BIN)/python -m nst_helpers.demo
 
 test: $(INSTALLED)  ## the whole test suite
 	$(BIN)/python -m pytest
+
+slow: $(INSTALLED)  ## the notebooks with quality "good", which make test leaves out
+	$(BIN)/python -m pytest -m slow
 
 lab: $(INSTALLED)  ## JupyterLab on the notebooks
 	$(BIN)/python -m jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb

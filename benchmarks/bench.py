@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, suppress
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -260,8 +261,9 @@ def reached(curves: dict, name: str, evaluations: int) -> dict:
             after = point
     share = (evaluations - before[0]) / (after[0] - before[0]) if after else 0.0
     seconds, loss = (b + share * (a - b) for b, a in zip(before[1:], (after or before)[1:], strict=True))
-    for count, taken, found in curves[name]:
-        if found <= loss:
+    for (_, began, high), (count, ended, low) in pairwise(curves[name]):
+        if low <= loss < high:
+            taken = began + (high - loss) / (high - low) * (ended - began)
             return {"loss": loss, "plain": seconds, "toolkit": taken, "evaluations": count, "ratio": seconds / taken}
     return {"loss": loss, "plain": seconds, "toolkit": None}
 
@@ -290,7 +292,7 @@ def memory(size: int, engine: str, steps: int) -> float:
 def paint(size: int, engine: str, steps: int) -> None:
     content, style = pictures(size)
     nst.transfer(content, style, network="vgg16", steps=steps, engine=engine, progress=False)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)  # Linux counts in KiB
 
 
 def plot(results: dict) -> None:

@@ -1,6 +1,7 @@
 """Bring notebooks up to date: `python notebooks/make_notebooks.py` runs them all, or those that it is given.
 
-The setup cell, the Colab badges (in the README too) and the outputs are written here and nowhere else.
+The setup cell, the Colab badges (in the README too), the README's table of symbols in cells tagged `symbols`, and the
+outputs are written here and nowhere else.
 """
 
 import re
@@ -12,6 +13,7 @@ from nbclient import NotebookClient
 
 REPOSITORY = "OWNER/REPO"  # on GitHub; set it when the project has a public address
 HERE = Path(__file__).resolve().parent
+README = HERE.parent / "README.md"
 SETUP = f"""\
 import sys
 from pathlib import Path
@@ -31,11 +33,19 @@ def with_badges(text: str) -> str:
     return re.sub(r"(colab\.research\.google\.com/github/)[^/]+/[^/]+/", rf"\g<1>{REPOSITORY}/", text)
 
 
+def symbols() -> str:
+    """Return the README's section on symbols."""
+    return re.search(r"^## Symbols\n.+?(?=\n\n## )", README.read_text("utf-8"), flags=re.M | re.S)[0]
+
+
 def make(path: Path) -> None:
-    """Write the setup cell and the badge, run the notebook in its own folder, and save it with its outputs."""
+    """Write setup cell, badge and symbols, run the notebook in its own folder, and save it with its outputs."""
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[0].source = with_badges(notebook.cells[0].source)
     notebook.cells[1].source = SETUP
+    for cell in notebook.cells:
+        if "symbols" in cell.metadata.get("tags", []):
+            cell.source = symbols()
     there = {"metadata": {"path": path.parent}}
     NotebookClient(notebook, timeout=1800, record_timing=False, coalesce_streams=True, resources=there).execute()
     notebook.metadata.pop("widgets", None)
@@ -45,8 +55,7 @@ def make(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    readme = HERE.parent / "README.md"
-    readme.write_text(with_badges(readme.read_text("utf-8")), "utf-8")
+    README.write_text(with_badges(README.read_text("utf-8")), "utf-8")
     for notebook_path in [Path(name).resolve() for name in sys.argv[1:]] or sorted(HERE.glob("*.ipynb")):
         print(notebook_path.name, flush=True)
         make(notebook_path)

@@ -2,11 +2,11 @@
 
 from .colours import recolour
 from .engine import pick_engine
-from .images import deprocess, load_image, preprocess, save_image
+from .images import deprocess, find_picture, load_image, preprocess, save_image, to_pil
 from .losses import content_loss, gram_matrix, style_loss, total_loss, total_variation_loss
 from .optimise import CONTENT_LAYER, STYLE_WEIGHTS, StyleTransfer, transfer
-from .plots import show_grid, show_losses
-from .vgg import VGG, get_features, load_vgg
+from .plots import show_grid, show_images, show_losses, show_source
+from .vgg import VGG, get_features, load_vgg, receptive_fields
 from .weights import WeightsError
 
 __all__ = [
@@ -17,17 +17,22 @@ __all__ = [
     "WeightsError",
     "content_loss",
     "deprocess",
+    "find_picture",
     "get_features",
     "gram_matrix",
     "load_image",
     "load_vgg",
     "pick_engine",
     "preprocess",
+    "receptive_fields",
     "recolour",
     "save_image",
     "show_grid",
+    "show_images",
     "show_losses",
+    "show_source",
     "style_loss",
+    "to_pil",
     "total_loss",
     "total_variation_loss",
     "transfer",

@@ -117,6 +117,13 @@ def to_pil(image: Tensor) -> Image.Image:
 # ----------------------------------------------------------------------------------------------------------- loading
 
 
+def find_picture(name: str | os.PathLike) -> str | Path:
+    """Return where a picture is: addresses and paths that exist as given, other paths in the project's folder."""
+    if "://" in str(name) or Path(name).expanduser().exists():
+        return name
+    return Path(__file__).parent.parent / name
+
+
 def load_image(source, size: int | None = 512) -> Tensor:
     """Return a picture as a (1, 3, H, W) float32 tensor in [0, 1], RGB.
 

@@ -400,7 +400,8 @@ def transfer(
     Args:
         content_image, style_image: (1, 3, H, W) in [0, 1], from `load_image`.
         report_every: print the losses every so many evaluations; the classic recipe has 400.
-        progress: show a progress bar; None shows it in a terminal or a notebook.
+        progress: show a progress bar; None shows it in a terminal or a notebook; False also leaves out the line that
+            says on what, with which network and at which sizes it paints.
         **settings: as `StyleTransfer` has them: `sizes`, `steps`, `start`, `alpha`, `beta`, …
 
     A keyboard interrupt ends the run early, with the best image so far. Raises what `StyleTransfer` raises.
@@ -409,9 +410,8 @@ def transfer(
     """
     began = time.perf_counter()
     run = StyleTransfer(content_image, style_image, **settings)
-    plan = ", ".join(f"{steps} at {size} px" for size, steps in zip(run.sizes, run.steps, strict=True))
-    where = f"{_device_name(run.device)} (engine: {run.engine.name})"
-    print(f"Painting on {where} with {run.network.note}. Steps: {plan}.", flush=True)
+    if progress is not False:
+        print(_plan(run), flush=True)
     interrupted = False
     with progress_bar(progress, total=sum(run.steps), unit="step") as bar:
         try:
@@ -434,6 +434,12 @@ def transfer(
         seconds=time.perf_counter() - began,
         interrupted=interrupted,
     )
+
+
+def _plan(run: StyleTransfer) -> str:
+    steps = ", ".join(f"{steps} at {size} px" for size, steps in zip(run.sizes, run.steps, strict=True))
+    where = _device_name(run.device)
+    return f"Painting on {where}, engine: {run.engine.name}, with {run.network.note}. Steps: {steps}."
 
 
 def _report(record: Record) -> str:

@@ -1,6 +1,8 @@
 """Figures: pictures side by side, and losses over a run. They come closed, so that a notebook draws each just once."""
 
-from collections.abc import Iterable, Sequence
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -57,3 +59,48 @@ def show_losses(history: Iterable) -> Figure:
     ax.legend()
     plt.close(figure)
     return figure
+
+
+def show_images(
+    images: Sequence[Tensor], titles: Sequence[str], columns: int | None = None, colours: str = "gray"
+) -> Figure:
+    """Return a figure with images and maps in rows, each as it is: no pixel is blended with its neighbours.
+
+    Args:
+        images: images, (1, 3, H, W) or (3, H, W) in [0, 1]; and maps, (H, W), of any values, drawn from their least
+            (or 0, if that is less) to their largest.
+        titles: one for each.
+        columns: how many in a row; default all.
+        colours: matplotlib's colour map for maps.
+    """
+    columns = columns or len(images)
+    rows = -(-len(images) // columns)
+    tallest = max(image.shape[-2] / image.shape[-1] for image in images)
+    width = min(3.2, 10 / columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns * width, rows * (width * tallest + 0.3)), layout="constrained", squeeze=False
+    )
+    for ax in axes.flat[len(images) :]:
+        ax.set_axis_off()
+    for ax, image, title in zip(axes.flat, images, titles, strict=False):
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_color("lightgrey")
+        if image.ndim == 2:
+            ax.imshow(image.detach().cpu(), cmap=colours, vmin=min(0.0, image.min().item()), interpolation="nearest")
+        else:
+            ax.imshow(to_pil(image), interpolation="nearest" if image.shape[-1] < 64 else None)
+        ax.set_title(title, fontsize=10)
+    plt.close(figure)
+    return figure
+
+
+class Source(str):
+    """Python source that a notebook shows in colours."""
+
+    def _repr_markdown_(self) -> str:
+        return f"```python\n{self}```"
+
+
+def show_source(function: Callable) -> Source:
+    """Return the source of a function or method, for a notebook to show."""
+    return Source(textwrap.dedent(inspect.getsource(function)))

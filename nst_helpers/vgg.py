@@ -98,6 +98,20 @@ def load_vgg(network: str = "auto", pooling: str = "max", device: torch.device |
     return vgg.to(pick_device() if device is None else device)
 
 
+def receptive_fields(network: VGG) -> dict[str, int]:
+    """Return {layer: the side, in pixels, of the square of the image that one position of it depends on}.
+
+    A layer with a k × k window adds k − 1 times the distance, in pixels, of the positions that it looks at; a stride
+    multiplies that distance. The square is cut off where it reaches beyond the image's border.
+    """
+    field, distance, fields = 1, 1, {}
+    for name in network._modules:
+        window, stride = {"conv": (3, 1), "relu": (1, 1), "pool": (2, 2)}[name[:4]]
+        field, distance = field + (window - 1) * distance, distance * stride
+        fields[name] = field
+    return fields
+
+
 def get_features(image: Tensor, network: VGG, layers: Iterable[str]) -> dict[str, Tensor]:
     """Return {layer: feature maps} of an image, in the order of the network's layers.
 

@@ -46,6 +46,10 @@ class Space:
         self._passing = [torch.empty(0, dtype=torch.uint8)] * 2
         self._kept = {}
 
+    def begin(self) -> None:
+        """Begin a pass: nothing is passing any more, and the first and largest feature maps get the larger memory."""
+        self._passing.sort(key=torch.numel, reverse=True)
+
     def passing(self, height: int, width: int, channels: int, dtype: torch.dtype) -> Tensor:
         """Return feature maps (1, C, H, W) that hold until `passing` has been called twice more."""
         size = height * width * channels * dtype.itemsize
@@ -131,6 +135,7 @@ class FirstConvolution(Convolution):
     """The same of an image, with three channels; it takes and gives float32."""
 
     def forward(self, x: Tensor, space: Space, dtype: torch.dtype, relu: bool) -> tuple[Tensor, Tensor]:
+        space.begin()
         y, kept, into = self._room(x, space)
         image = pad(x, (1, 4, 1, 1))[0].permute(1, 2, 0).flatten(1).contiguous().numpy()
         weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous().numpy()

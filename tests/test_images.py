@@ -308,3 +308,12 @@ def test_no_warning_escapes_from_pillow():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         nst.load_image(encoded(Image.new("1", (10_000, 10_000))), size=64)
+
+
+def test_find_picture(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert nst.find_picture("data/content/hopper.jpg") == root / "data" / "content" / "hopper.jpg"
+    assert nst.find_picture("https://example.org/a.jpg") == "https://example.org/a.jpg"
+    (tmp_path / "mine.jpg").touch()
+    assert nst.find_picture("mine.jpg") == "mine.jpg"
+    assert nst.find_picture(tmp_path / "mine.jpg") == tmp_path / "mine.jpg"

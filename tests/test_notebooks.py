@@ -19,6 +19,7 @@ import nst_helpers as nst
 from nst_helpers import weights
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+COURSE = [path for path in NOTEBOOKS if re.match("0[1-5]", path.name)]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -81,11 +82,49 @@ class TestAsWritten:
         assert parameters == [cells[1]]
         for statement in ast.parse(parameters[0].source).body:
             ast.literal_eval(statement.value)  # literals alone
+        symbols = [cell.source for cell in notebook.cells if "symbols" in cell.metadata.get("tags", [])]
+        assert symbols in ([], [make_notebooks.symbols()])
         badge = f"colab.research.google.com/github/{make_notebooks.REPOSITORY}/blob/main/notebooks/{path.name}"
         assert badge in notebook.cells[0].source
         lengths = sorted(len([line for line in cell.source.splitlines() if line.strip()]) for cell in cells)
         assert lengths[-1] <= 20
         assert sum(length <= 10 for length in lengths) >= 0.9 * len(lengths)
+
+    @each_notebook
+    def test_links(self, path):
+        """Links to files resolve."""
+        text = "\n".join(
+            cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"
+        )
+        for link in re.findall(r"\]\((?!https?:|data:)([^)\s]+)\)", text):
+            assert (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in NOTEBOOKS if re.match("0[1-5]", path.name)], ids=lambda path: path.stem
+)
+class TestCourse:
+    """By papermill, from a folder of one's own."""
+
+    def run(self, path, tmp_path, cwd, **parameters):
+        known = ast.parse(code_cells(nbformat.read(path, as_version=4))[1].source).body
+        known = {statement.targets[0].id for statement in known}
+        done = papermill.execute_notebook(
+            path,
+            tmp_path / "out.ipynb",
+            parameters={name: value for name, value in parameters.items() if name in known},
+            cwd=cwd,
+            progress_bar=False,
+            coalesce_streams=True,
+        )
+        assert printed(done, "stderr") == ""
+
+    def test_other_pictures(self, path, tmp_path, mine):
+        self.run(path, tmp_path, mine, content="../data/content/coffee.jpg", style="data/styles/mosaic.jpg")
+
+    @pytest.mark.slow
+    def test_larger(self, path, tmp_path, mine):
+        self.run(path, tmp_path, mine, quality="good")
 
 
 class TestQuickstart:

@@ -467,7 +467,7 @@ class TestTransfer:
         return nst.transfer(picture(48, 64), picture(64, 60, seed=1), network=network, **settings)
 
     def test_returns_the_best_image_and_its_story(self, vgg16, picture, capsys):
-        result = self.transfer(vgg16, picture, sizes=(32, 48), steps=6, progress=False)
+        result = self.transfer(vgg16, picture, sizes=(32, 48), steps=6)
         assert result.image.shape == (1, 3, 36, 48)
         assert [record.size for record in result.history] == [32] * 2 + [48] * 6
         assert result.loss == min(record.total for record in result.history if record.size == 48)
@@ -479,7 +479,7 @@ class TestTransfer:
 
     def test_reports(self, vgg16, picture, capsys):
         result = self.transfer(vgg16, picture, sizes=(48,), steps=7, report_every=3, progress=False)
-        lines = capsys.readouterr().out.splitlines()[1:]
+        lines = capsys.readouterr().out.splitlines()
         assert [line.split(":")[0] for line in lines] == ["step 3 (48 px)", "step 6 (48 px)"]
         assert f"total {result.history[5].total:.4g}" in lines[1]
 

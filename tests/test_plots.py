@@ -3,6 +3,7 @@ import io
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import nst_helpers as nst
@@ -48,3 +49,30 @@ def test_show_losses(vgg16, picture):
     np.testing.assert_allclose(curves["α·content"] + curves["β·style"], curves["total"], rtol=1e-5)
     assert [text.get_text().strip() for text in ax.texts] == ["48 px"]
     assert drawn(figure).std() > 5
+
+
+class TestShowImages:
+    def test_images_and_maps(self, picture):
+        image = picture(40, 60)
+        figure = nst.show_images([image, image[0], image[0, 0]], ["a", "b", "c"], columns=2)
+        drawn = [ax for ax in figure.axes if ax.images]
+        assert [ax.get_title() for ax in drawn] == ["a", "b", "c"]
+        assert drawn[0].images[0].get_array().shape == (40, 60, 3)
+        assert drawn[2].images[0].get_array().shape == (40, 60)
+        assert len(figure.axes) == 4  # two rows of two, the last one empty
+        assert not figure.axes[3].axison
+
+    def test_maps_begin_at_0_or_below(self):
+        ramp = torch.linspace(0.5, 2, 12).view(3, 4)
+        for shift, limits in ((0, (0, 2)), (-1, (-0.5, 1))):
+            (ax,) = nst.show_images([ramp + shift], ["ramp"]).axes
+            assert ax.images[0].get_clim() == pytest.approx(limits)
+
+
+def test_show_source():
+    class Painter:
+        def paint(self):
+            return "painted"
+
+    assert nst.show_source(Painter.paint) == 'def paint(self):\n    return "painted"\n'
+    assert nst.show_source(Painter.paint)._repr_markdown_().startswith("```python\ndef paint")

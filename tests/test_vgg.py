@@ -94,3 +94,18 @@ class TestGetFeatures:
             nst.get_features(nst.preprocess(picture()), vgg16, ["relu1_1"])
         with pytest.raises(ValueError, match="divide by 255"):
             nst.get_features(picture() * 255, vgg16, ["relu1_1"])
+
+
+def test_receptive_fields():
+    """The gradient of one position reaches as far as is said, and no further."""
+    torch.manual_seed(0)
+    network = nst.VGG("vgg19", pooling="average")
+    fields = nst.receptive_fields(network)
+    assert list(fields) == list(network._modules)
+    image = torch.rand(1, 3, 120, 120, requires_grad=True)
+    for layer in ("conv1_1", "pool1", "relu2_1", "conv3_2", "pool3", "relu4_1"):
+        feature_maps = network(image, [layer])[layer]
+        middle = feature_maps.shape[2] // 2
+        (gradient,) = torch.autograd.grad(feature_maps[0, :, middle, middle].sum(), image)
+        rows = gradient[0].abs().sum((0, 2)).nonzero()
+        assert rows.max() - rows.min() + 1 == fields[layer]

@@ -1,0 +1,268 @@
+"""Checks of the course's exercises: `check("3.2", covariance)` says whether an answer is right, or gives a hint."""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+import nst_helpers as nst
+
+_known = {}  # {exercise: (hint, what verifies an answer)}
+
+
+class _NotStarted(Exception):
+    """The answer is still the stub's `...`."""
+
+
+def exercise(number: str, hint: str) -> Callable:
+    """Register a function that raises an AssertionError, saying what is wrong, unless an answer is right."""
+
+    def register(verify: Callable) -> Callable:
+        _known[number] = hint, verify
+        return verify
+
+    return register
+
+
+def check(number: str, answer) -> None:
+    """Print whether an exercise is solved or not started yet.
+
+    Args:
+        number: of the exercise, such as "3.2".
+        answer: a value or a function, as the exercise asks; `...` stands for "not started yet", also as what a
+            function returns.
+
+    Raises AssertionError with a hint for a wrong answer, and KeyError where there is no such exercise.
+    """
+    hint, verify = _known[number]
+
+    def call(*args, **keywords):
+        result = answer(*args, **keywords)
+        if result is ...:
+            raise _NotStarted
+        return result
+
+    try:
+        if answer is ...:
+            raise _NotStarted
+        verify(call if callable(answer) else answer)
+    except _NotStarted:
+        print(f"Exercise {number}: not started yet")
+    except AssertionError as error:
+        raise AssertionError(f"Exercise {number}: {error}. Hint: {hint}") from None
+    else:
+        print(f"Exercise {number}: right")
+
+
+def numbers() -> list[str]:
+    """Return the numbers of all exercises."""
+    return list(_known)
+
+
+def _close(found, right, what: str, tolerance: float = 1e-4) -> None:
+    """Raise an AssertionError unless a tensor or a number is what it should be."""
+    found, right = torch.as_tensor(found), torch.as_tensor(right)
+    assert found.shape == right.shape, f"{what} has the shape {tuple(found.shape)}, not {tuple(right.shape)}"
+    assert found.dtype == right.dtype or not right.ndim, f"{what} is {found.dtype}, not {right.dtype}"
+    apart = (found.double() - right.double()).abs().max().item()
+    assert apart <= tolerance, f"{what} is off by {apart:.3g}"
+
+
+def _noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ------------------------------------------------------------------------------------------------------ preprocessing
+
+
+def mystery() -> torch.Tensor:
+    """Return the photograph of exercise 1.4, after a mistake."""
+    image = nst.load_image(nst.find_picture("data/content/coffee.jpg"), 256)
+    return nst.preprocess(image).clamp(0, 1)
+
+
+@exercise("1.1", "subtract the mean of red, and divide by its standard deviation")
+def _white(answer):
+    right = nst.preprocess(torch.ones(1, 3, 1, 1))[0, 0].item()
+    assert abs(float(answer) - right) < 0.01, f"{answer} is not what `preprocess` makes of it"
+
+
+@exercise("1.2", "deprocess, clamp to [0, 1], times 255, round, permute, and .byte() last")
+def _to_bytes(answer):
+    image = _noise(1, 3, 5, 7)
+    _close(
+        answer(nst.preprocess(image)),
+        image[0].permute(1, 2, 0).mul(255).round().byte(),
+        "the picture",
+        0,
+    )
+    over = nst.preprocess(torch.tensor([1.08, -0.08, 0.5]).view(1, 3, 1, 1))
+    _close(
+        answer(over),
+        torch.tensor([[[255, 0, 128]]], dtype=torch.uint8),
+        "a pixel of (1.08, −0.08, 0.5)",
+        0,
+    )
+
+
+@exercise(
+    "1.3",
+    "values that are clearly negative cannot come from a picture; 255 would be another mistake",
+)
+def _suspicious(answer):
+    image = answer()
+    assert image.shape == (1, 3, 32, 32), f"the shape is {tuple(image.shape)}"
+    refusal = "`preprocess` took it"
+    try:
+        nst.preprocess(image)
+    except ValueError as error:
+        refusal = f"it was refused for another reason: {error}"
+    assert "normalised already" in refusal, refusal
+
+
+@exercise("1.4", "which of the four turns the mean of a photograph, about 0.45, into black?")
+def _mistake(answer):
+    assert answer == "b", f"{answer!r} would look different"
+
+
+# ------------------------------------------------------------------------------------------------- feature extraction
+
+
+@exercise(
+    "2.1",
+    "each 3×3 convolution adds 2 jumps, each pooling 1; after each pooling, the jump doubles",
+)
+def _field(answer):
+    assert answer == nst.receptive_fields(nst.VGG("vgg16"))["relu4_2"], f"{answer} px is not it"
+
+
+@exercise(
+    "2.2",
+    "hook = layer.register_forward_hook(…) stores its third argument; hook.remove() in a finally",
+)
+def _with_hook(answer):
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Tanh(), torch.nn.Conv2d(4, 2, 3))
+    x = _noise(1, 3, 8, 9)
+    for layer, right in ((module[0], module[0](x)), (module[1], module[:2](x))):
+        _close(answer(module, layer, x), right, "the output")
+        assert not layer._forward_hooks, "the hook is still there"
+
+
+@exercise("2.3", "torch.nn.ReLU has an argument for this")
+def _trap(answer):
+    kept = _noise(2, 3, 4, 4) - 0.5
+    positive = kept.clamp_min(0)
+    answer()(kept)
+    assert kept.min() >= 0, "negative values are left in `kept`"
+    assert torch.equal(kept, positive), "the positive values changed, too"
+
+
+@exercise(
+    "2.4",
+    "the loss of relu4_1 is a few per cent of its start: by its own measure, the picture is right",
+)
+def _reconstruction(answer):
+    assert answer == "b", f"{answer!r} does not explain it"
+
+
+# ------------------------------------------------------------------------------------------------------ Gram matrices
+
+
+@exercise("3.1", "G is a product of two features, and the loss a square of G")
+def _factor(answer):
+    F, S = _noise(1, 3, 4, 4), _noise(1, 3, 4, 4, seed=1)
+    once, twice = ((nst.gram_matrix(k * F) - nst.gram_matrix(k * S)).square().mean() for k in (1, 2))
+    assert abs(float(answer) - (twice / once).item()) < 1e-3, f"{answer} is not the factor"
+
+
+@exercise("3.2", "subtract the mean over dimensions 2 and 3 with keepdim=True; then gram_matrix")
+def _covariance(answer):
+    F = 3 + _noise(2, 5, 4, 6).double()
+    right = torch.stack([torch.cov(f.flatten(1), correction=0) for f in F])
+    _close(answer(F), right, "the covariance", 1e-9)
+
+
+@exercise("3.3", "a minus sign; or multiply F (C × M) from the right by an orthogonal matrix")
+def _twin(answer):
+    F = _noise(1, 3, 4, 5)
+    other = answer(F)
+    _close(nst.gram_matrix(other), nst.gram_matrix(F), "the Gram matrix")
+    same = torch.allclose(other.flatten().sort().values, F.flatten().sort().values)
+    assert not same, "these are the same values in another order"
+
+
+@exercise("3.4", "02 worked out how far a layer looks")
+def _specks(answer):
+    assert answer == "b", f"{answer!r} does not explain their size"
+
+
+# -------------------------------------------------------------------------------------------------------------- losses
+
+
+@exercise("4.1", "half of the differences are 1, half are 3: the mean of their squares")
+def _content(answer):
+    P = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)
+    right = nst.content_loss(torch.zeros(1, 1, 1, 2), P).item()
+    assert abs(float(answer) - right) < 1e-6, f"{answer} is not the mean of the squares"
+
+
+@exercise(
+    "4.2",
+    "image.diff(dim=3) are the differences to the right: square, then mean, for each direction",
+)
+def _squared_variation(answer):
+    image = _noise(2, 3, 5, 7).double().requires_grad_()
+    right = sum(((image[:, :, i:, j:] - image[:, :, : 5 - i, : 7 - j]) ** 2).mean() for i, j in ((0, 1), (1, 0)))
+    _close(answer(image), right, "the total variation", 1e-9)
+    assert torch.autograd.gradcheck(answer, (image,)), "its gradient is wrong"
+
+
+@exercise("4.3", "the root of x has the slope 1 / (2 √x)")
+def _treacherous(answer):
+    P = _noise(1, 2, 3, 3)
+    F = P.clone().requires_grad_()
+    loss = answer(F, P)
+    assert loss.ndim == 0, "a scalar is meant"
+    assert loss.item() == 0, f"it is {loss.item():.3g} where F equals P"
+    (gradient,) = torch.autograd.grad(loss, F)
+    assert not gradient.isfinite().all(), "its gradient is finite there"
+    assert answer(P + 1, P) > 0, "it is no loss: it does not see a difference"
+
+
+@exercise("4.4", "the loss is a square: what is the slope of a square at 0?")
+def _background(answer):
+    assert answer == "b", f"{answer!r} does not explain it"
+
+
+# ------------------------------------------------------------------------------------------------------- training loop
+
+
+@exercise("5.1", "1024 px have 4 × 4 times the pixels of 256 px")
+def _seconds(answer):
+    right = 100 * 0.15 * (1024 / 256) ** 2
+    assert math.isclose(float(answer), right, rel_tol=0.05), f"{answer} s is not it"
+
+
+@exercise("5.2", "torch.autograd.grad(loss(x), x) gives the gradient; detach x after each step")
+def _descend(answer):
+    def loss(x):
+        return (x - 1).square().sum()
+
+    x = torch.zeros(3, requires_grad=True)
+    _close(answer(loss, x, 1, 0.1, 0.9).detach(), torch.full((3,), 0.2), "after one step, x")
+    _close(answer(loss, x, 2, 0.1, 0.5).detach(), torch.full((3,), 0.46), "after two steps, x")
+    _close(answer(loss, x, 300, 0.1, 0.5).detach(), torch.ones(3), "after 300 steps, x", 1e-3)
+
+
+@exercise("5.3", "a step that is far too long makes the loss jump")
+def _stumbling(answer):
+    content, style = (
+        nst.load_image(nst.find_picture(name), 64) for name in ("data/content/hopper.jpg", "data/styles/wave.jpg")
+    )
+    run = nst.StyleTransfer(content, style, **{"network": "vgg16", "sizes": (64,), "steps": 12, **answer()})
+    assert any(record.rolled_back for record in run), "this run never had to go back"
+
+
+@exercise("5.4", "how far can Adam move a pixel in one step?")
+def _saturated(answer):
+    assert answer == "b", f"{answer!r} does not explain it"

@@ -1,0 +1,123 @@
+"""Every exercise: its stub counts as not started, its solution passes, and plausible wrong answers fail with a hint."""
+
+import re
+
+import nbformat
+import pytest
+import torch
+from conftest import ROOT
+
+import nst_helpers as nst
+from notebooks import checks
+
+NUMBERS = checks.numbers()
+COURSE = sorted((ROOT / "notebooks").glob("0[1-9]_*.ipynb"))
+
+
+def left_behind(module, layer, x):
+    seen = []
+    layer.register_forward_hook(lambda layer, inputs, output: seen.append(output))
+    module(x)
+    return seen[0]
+
+
+def one_step(loss, x, steps, learning_rate, momentum):
+    (gradient,) = torch.autograd.grad(loss(x), x)
+    return x - learning_rate * gradient
+
+
+def without_momentum(loss, x, steps, learning_rate, momentum):
+    for _ in range(steps):
+        x = one_step(loss, x, 1, learning_rate, 0).detach().requires_grad_()
+    return x
+
+
+WRONG = {
+    "1.1": [1.0, (255 - 0.485) / 0.229, 0.229],
+    "1.2": [
+        lambda z: nst.deprocess(z)[0].mul(255).round().byte().permute(1, 2, 0),  # not clipped
+        lambda z: nst.deprocess(z)[0].clamp(0, 1).mul(255).byte().permute(1, 2, 0),  # not rounded
+        lambda z: nst.deprocess(z)[0].clamp(0, 1).mul(255).round().byte(),  # channels first
+        lambda z: nst.deprocess(z)[0].clamp(0, 1).mul(255).round().permute(1, 2, 0),  # not whole numbers
+    ],
+    "1.3": [
+        lambda: torch.rand(1, 3, 32, 32),
+        lambda: 255 * torch.rand(1, 3, 32, 32),
+        lambda: -torch.ones(3, 32, 32),
+    ],
+    "1.4": ["a", "c", "d", "B"],
+    "2.1": [74, 60, 92, 92.0],
+    "2.2": [lambda module, layer, x: module(x), left_behind],
+    "2.3": [torch.nn.ReLU, lambda: torch.abs_, lambda: lambda kept: kept.zero_()],
+    "2.4": ["a", "c"],
+    "3.1": [2, 4, 8],
+    "3.2": [
+        nst.gram_matrix,
+        lambda F: nst.gram_matrix(F - F.mean()),
+        lambda F: torch.stack([torch.cov(f.flatten(1)) for f in F]),  # divided by H·W − 1
+    ],
+    "3.3": [lambda F: F, lambda F: F.flip(3), lambda F: 2 * F],
+    "3.4": ["a", "c"],
+    "4.1": [4.0, 2.5, 10.0],
+    "4.2": [
+        nst.total_variation_loss,
+        lambda image: image.diff(dim=3).square().sum() + image.diff(dim=2).square().sum(),
+        lambda image: image.diff(dim=3).square().mean(),
+    ],
+    "4.3": [nst.content_loss, lambda F, P: (F - P).abs().mean(), lambda F, P: (0 * (F - P)).sqrt().sum()],
+    "4.4": ["a", "c"],
+    "5.1": [60, 15, 15 * 64],
+    "5.2": [one_step, without_momentum],
+    "5.3": [dict, lambda: {"learning_rate": 0.5}],
+    "5.4": ["a", "c"],
+}
+
+
+def code(path):
+    return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def cells_that_check(path):
+    """Return {number: source of the cell that checks it} of a notebook."""
+    sources = [(re.search(r'^check\("([\d.]+)"', source, flags=re.M), source) for source in code(path)]
+    return {found[1]: source for found, source in sources if found}
+
+
+def run(source, capsys):
+    names = {"nst": nst, "torch": torch, "nn": torch.nn, "check": checks.check}
+    exec(source, names)
+    return capsys.readouterr().out
+
+
+def test_every_check_belongs_to_an_exercise_and_its_solution():
+    asked = [number for path in COURSE for number in cells_that_check(path)]
+    assert asked == NUMBERS == list(cells_that_check(ROOT / "notebooks" / "99_solutions.ipynb")) == list(WRONG)
+    for path in COURSE:
+        own = [number for number in NUMBERS if number.split(".")[0] == str(int(path.name[:2]))]
+        assert 3 <= len(own) <= 5
+        text = path.read_text("utf-8")
+        assert all(f"**{number} " in text for number in own)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_stub_is_not_started(number, capsys):
+    (source,) = [cells[number] for path in COURSE if number in (cells := cells_that_check(path))]
+    assert run(source, capsys) == f"Exercise {number}: not started yet\n"
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_solution_passes(number, capsys):
+    source = cells_that_check(ROOT / "notebooks" / "99_solutions.ipynb")[number]
+    assert run(source, capsys) == f"Exercise {number}: right\n"
+
+
+@pytest.mark.parametrize(("number", "answer"), [(number, answer) for number in WRONG for answer in WRONG[number]])
+def test_wrong_answer_fails_with_a_hint(number, answer, capsys):
+    with pytest.raises(AssertionError, match=rf"^Exercise {number}: .+\. Hint: .+"):
+        checks.check(number, answer)
+    assert capsys.readouterr().out == ""
+
+
+def test_an_exercise_that_is_not_there():
+    with pytest.raises(KeyError):
+        checks.check("9.9", 1)
