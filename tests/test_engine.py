@@ -366,9 +366,7 @@ class TestChoice:
             assert result.engine.startswith(name)
 
     def test_is_said(self, vgg16, picture, capsys):
-        nst.transfer(
-            picture(48, 48), picture(48, 48, 1), network=vgg16, sizes=(48,), steps=1, engine="plain", progress=False
-        )
+        nst.transfer(picture(48, 48), picture(48, 48, 1), network=vgg16, sizes=(48,), steps=1, engine="plain")
         assert "engine: plain" in capsys.readouterr().out
 
     def test_bad_names(self, vgg16):
