@@ -406,7 +406,7 @@ def transfer(
 
     A keyboard interrupt ends the run early, with the best image so far. Raises what `StyleTransfer` raises.
 
-    Source: Gatys, Ecker and Bethge 2016; coarse to fine as in Gatys et al. 2017, section 4.
+    Source: Gatys, Ecker and Bethge 2016; coarse to fine as in Gatys et al. 2017, section 6.
     """
     began = time.perf_counter()
     run = StyleTransfer(content_image, style_image, **settings)

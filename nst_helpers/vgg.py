@@ -17,7 +17,7 @@ class VGG(nn.Sequential):
 
     Args:
         name: "vgg16" or "vgg19".
-        pooling: "max", as it was trained, or "average", which Gatys et al. 2016 (section 2) found to look smoother.
+        pooling: "max", as it was trained, or "average": slightly more appealing, say Gatys et al. 2016 (section 2).
 
     conv4_2 is a layer's value before its ReLU, relu4_2 after it. No layer works in place, so a stored feature map
     stays what it was. Weights are left as torch initialises them: `load_vgg` returns the pretrained network.

@@ -44,6 +44,7 @@ WRONG = {
         lambda: torch.rand(1, 3, 32, 32),
         lambda: 255 * torch.rand(1, 3, 32, 32),
         lambda: -torch.ones(3, 32, 32),
+        lambda: torch.full((1, 3, 32, 32), 5.0),
     ],
     "1.4": ["a", "c", "d", "B"],
     "2.1": [74, 60, 92, 92.0],
@@ -56,7 +57,7 @@ WRONG = {
         lambda F: nst.gram_matrix(F - F.mean()),
         lambda F: torch.stack([torch.cov(f.flatten(1)) for f in F]),  # divided by H·W − 1
     ],
-    "3.3": [lambda F: F, lambda F: F.flip(3), lambda F: 2 * F],
+    "3.3": [lambda F: F, lambda F: F.flip(3), lambda F: 2 * F, lambda F: F + 3e-5],
     "3.4": ["a", "c"],
     "4.1": [4.0, 2.5, 10.0],
     "4.2": [
