@@ -127,6 +127,13 @@ class TestCourse:
         self.run(path, tmp_path, mine, quality="good")
 
 
+def test_coarse_to_fine_paints_larger_strokes():
+    """As the committed 05 found with its own pictures; with a reader's it tells, and does not stop."""
+    text = printed(nbformat.read(ROOT / "notebooks" / "05_training_loop.ipynb", as_version=4))
+    at_once, coarse_first = map(int, re.search(r"coarse part: (\d+)% at once, (\d+)% from coarse", text).groups())
+    assert coarse_first > 1.2 * at_once
+
+
 class TestQuickstart:
     PATH = ROOT / "notebooks" / "00_quickstart.ipynb"
 
