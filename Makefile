@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
 INSTALLED := .venv/installed
 
-.PHONY: demo test slow lab lint bench notebooks styles
+.PHONY: demo test test-browser slow lab app lint bench notebooks styles
 
 demo: $(INSTALLED)  ## paint data/'s demo pair into outputs/
 	$(BIN)/python -m nst_helpers.demo
@@ -11,11 +11,17 @@ demo: $(INSTALLED)  ## paint data/'s demo pair into outputs/
 test: $(INSTALLED)  ## the whole test suite
 	$(BIN)/python -m pytest
 
+test-browser: $(INSTALLED)  ## the playground in real pages; wants Chromium
+	$(BIN)/python -m pytest -m browser -s
+
 slow: $(INSTALLED)  ## the notebooks with quality "good", which make test leaves out
 	$(BIN)/python -m pytest -m slow
 
 lab: $(INSTALLED)  ## JupyterLab on the notebooks
 	$(BIN)/python -m jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb
+
+app: $(INSTALLED)  ## the playground as a web app
+	$(BIN)/python -m nst_helpers.app
 
 lint: $(INSTALLED)  ## ruff over modules and notebooks
 	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .

@@ -124,7 +124,7 @@ def _suspicious(answer):
 
 @exercise("1.4", "which of the four turns the mean of a photograph, about 0.45, into black?")
 def _mistake(answer):
-    assert answer == "b", f"{answer!r} would look different"
+    assert answer == "c", f"{answer!r} would look different"
 
 
 # ------------------------------------------------------------------------------------------------- feature extraction
@@ -165,7 +165,7 @@ def _trap(answer):
     "the loss of relu4_1 fell to a tenth: by its own measure, the picture is nearly right",
 )
 def _reconstruction(answer):
-    assert answer == "b", f"{answer!r} does not explain it"
+    assert answer == "a", f"{answer!r} does not explain it"
 
 
 # ------------------------------------------------------------------------------------------------------ Gram matrices
@@ -197,7 +197,7 @@ def _twin(answer):
 
 @exercise("3.4", "02 worked out how far a layer looks")
 def _specks(answer):
-    assert answer == "b", f"{answer!r} does not explain their size"
+    assert answer == "c", f"{answer!r} does not explain their size"
 
 
 # -------------------------------------------------------------------------------------------------------------- losses
@@ -235,7 +235,7 @@ def _treacherous(answer):
 
 @exercise("4.4", "the loss is a square: what is the slope of a square at 0?")
 def _background(answer):
-    assert answer == "b", f"{answer!r} does not explain it"
+    assert answer == "a", f"{answer!r} does not explain it"
 
 
 # ------------------------------------------------------------------------------------------------------- training loop
@@ -268,4 +268,4 @@ def _stumbling(answer):
 
 @exercise("5.4", "how far can Adam move a pixel in one step?")
 def _saturated(answer):
-    assert answer == "b", f"{answer!r} does not explain it"
+    assert answer == "c", f"{answer!r} does not explain it"

@@ -12,6 +12,7 @@ import nbformat
 from nbclient import NotebookClient
 
 REPOSITORY = "OWNER/REPO"  # on GitHub; set it when the project has a public address
+WIDGET = "application/vnd.jupyter.widget-view+json"
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
 SETUP = f"""\
@@ -51,6 +52,8 @@ def make(path: Path) -> None:
     notebook.metadata.pop("widgets", None)
     for index, cell in enumerate(notebook.cells):
         cell.id = f"cell-{index:02}"
+        if "outputs" in cell:  # a widget cannot be shown without its kernel
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     nbformat.write(notebook, path)
 
 

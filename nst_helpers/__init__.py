@@ -1,5 +1,6 @@
 """Neural style transfer (Gatys et al. 2016), in the order in which the course builds it."""
 
+from .animation import save_animation
 from .colours import recolour
 from .engine import pick_engine
 from .images import deprocess, find_picture, load_image, preprocess, save_image, to_pil
@@ -26,6 +27,7 @@ __all__ = [
     "preprocess",
     "receptive_fields",
     "recolour",
+    "save_animation",
     "save_image",
     "show_grid",
     "show_images",

@@ -1,9 +1,11 @@
 """Pictures in and out. Inside the toolkit an image is a (1, 3, H, W) float32 tensor with values in [0, 1]."""
 
+import contextlib
 import io
 import math
 import os
 import warnings
+from collections.abc import Iterator
 from numbers import Integral
 from pathlib import Path
 
@@ -93,14 +95,21 @@ def save_image(image: Tensor, path: str | os.PathLike) -> Path:
     if path.suffix.lower() not in formats:
         raise ValueError(f"{path}: the name must end in one of {', '.join(formats)}")
     picture = to_pil(image)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written_whole(path) as unfinished:
         picture.save(unfinished, **formats[path.suffix.lower()])
+    return path
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a path to write to, in the same folder and with the same suffix, that becomes `path` if all goes well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield unfinished
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
-    return path
 
 
 def to_pil(image: Tensor) -> Image.Image:

@@ -51,6 +51,8 @@ class Record:
     total_variation: float
     rolled_back: bool
     level_step: int  # steps made at this size before
+    optimiser: str
+    learning_rate: float
     _image: Tensor | None = field(repr=False, compare=False)
 
     @property
@@ -146,9 +148,9 @@ class StyleTransfer:
         engine: how losses and gradients are computed, "auto" for the fastest, "plain" for autograd in float32: see
             `pick_engine`; `run.engine.name` tells.
 
-    `alpha`, `beta`, `tv_weight`, `style_weights` (a new dictionary) and `learning_rate` may be set at any time, from
-    any thread: the next step reads them once. Where that changes the loss, the best image and the optimiser's memory
-    start anew.
+    `alpha`, `beta`, `tv_weight`, `style_weights` (a new dictionary), `optimiser` (which brings its default learning
+    rate along) and `learning_rate` may be set at any time, from any thread: the next step reads them once. Where that
+    changes the loss, the best image and the optimiser's memory start anew.
 
     Raises:
         ValueError: images that are not as above, unknown names, sizes too small for the network, negative weights.
@@ -156,7 +158,7 @@ class StyleTransfer:
         WeightsError: the network's weights cannot be had.
     """
 
-    alpha, beta, tv_weight, learning_rate = _Number(), _Number(), _Number(), _Number()
+    alpha, beta, tv_weight = _Number(), _Number(), _Number()
 
     def __init__(
         self,
@@ -179,8 +181,9 @@ class StyleTransfer:
         device: torch.device | str | None = None,
         engine: str = "auto",
     ):
-        if optimiser not in OPTIMISERS:
-            raise ValueError(f"optimiser is one of {', '.join(OPTIMISERS)}, not {optimiser!r}")
+        self.optimiser = optimiser
+        if learning_rate is not None:
+            self.learning_rate = learning_rate
         self.content_image = _checked(content_image, "content_image")
         self.style_image = _checked(style_image, "style_image")
         self.sizes = tuple(sizes) if sizes is not None else coarse_to_fine(*content_image.shape[2:])
@@ -194,8 +197,6 @@ class StyleTransfer:
             )
             for size in self.sizes
         }
-        self.optimiser = optimiser
-        self.learning_rate = OPTIMISERS[optimiser].learning_rate if learning_rate is None else learning_rate
         self.alpha, self.beta, self.tv_weight = alpha, beta, tv_weight
         if not isinstance(network, VGG):
             network = load_vgg(network, device=device)
@@ -223,6 +224,26 @@ class StyleTransfer:
         if not weights or not set(weights) <= set(self._style_layers):
             raise ValueError(f"style_weights holds some of {', '.join(self._style_layers)}, not {', '.join(weights)}")
         self._style_weights = tuple((layer, _number(layer, weight)) for layer, weight in weights.items())
+
+    @property
+    def optimiser(self) -> str:
+        """The optimiser's name; setting it sets `learning_rate` to its default, too."""
+        return self._method[0]
+
+    @optimiser.setter
+    def optimiser(self, name: str) -> None:
+        if name not in OPTIMISERS:
+            raise ValueError(f"optimiser is one of {', '.join(OPTIMISERS)}, not {name!r}")
+        self._method = name, OPTIMISERS[name].learning_rate
+
+    @property
+    def learning_rate(self) -> float:
+        """What the optimiser's step is multiplied by."""
+        return self._method[1]
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self._method = self._method[0], _number("learning_rate", rate)
 
     @property
     def image(self) -> Tensor:
@@ -264,9 +285,12 @@ class StyleTransfer:
             self._next_level()
         state = self.state
         settings = Settings(self.alpha, self.beta, self.tv_weight, self._style_weights, self._size)
+        optimiser, learning_rate = self._method
         if settings != state.settings:
             state.settings, state.best, state.setbacks = settings, None, 0
-            state.optimiser = OPTIMISERS[self.optimiser]()
+            state.optimiser = OPTIMISERS[optimiser]()
+        elif not isinstance(state.optimiser, OPTIMISERS[optimiser]):
+            state.optimiser = OPTIMISERS[optimiser]()
         switched = self._is_rough(state.level_step) != self._targets.rough
         if switched:
             self._targets = self._targets_at(self._size, not self._targets.rough)
@@ -278,13 +302,15 @@ class StyleTransfer:
             if state.best is None:
                 raise FloatingPointError(f"the loss is not finite at the start: {now.losses[0]} with {settings}")
             now = state.best
-            state.optimiser = OPTIMISERS[self.optimiser]()
+            state.optimiser = OPTIMISERS[optimiser]()
             state.setbacks += 1
         elif state.best is None or switched or now.losses[0] < state.best.losses[0]:
             state.best, state.setbacks = now, max(0, state.setbacks - 1)
 
-        record = Record(state.iteration, settings, *now.losses, failed, state.level_step, now.image)
-        scale = self.learning_rate * 0.5**state.setbacks
+        record = Record(
+            state.iteration, settings, *now.losses, failed, state.level_step, optimiser, learning_rate, now.image
+        )
+        scale = learning_rate * 0.5**state.setbacks
         image = now.image + scale * state.optimiser.direction(now.image, now.gradient)
         state.image = torch.where(image.isfinite(), image, now.image).clamp(0, 1)
         state.history.append(replace(record, _image=None))

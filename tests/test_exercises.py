@@ -46,11 +46,11 @@ WRONG = {
         lambda: -torch.ones(3, 32, 32),
         lambda: torch.full((1, 3, 32, 32), 5.0),
     ],
-    "1.4": ["a", "c", "d", "B"],
+    "1.4": ["a", "b", "d", "C"],
     "2.1": [74, 60, 92, 92.0],
     "2.2": [lambda module, layer, x: module(x), left_behind],
     "2.3": [torch.nn.ReLU, lambda: torch.abs_, lambda: lambda kept: kept.zero_()],
-    "2.4": ["a", "c"],
+    "2.4": ["b", "c"],
     "3.1": [2, 4, 8],
     "3.2": [
         nst.gram_matrix,
@@ -58,7 +58,7 @@ WRONG = {
         lambda F: torch.stack([torch.cov(f.flatten(1)) for f in F]),  # divided by H·W − 1
     ],
     "3.3": [lambda F: F, lambda F: F.flip(3), lambda F: 2 * F, lambda F: F + 3e-5],
-    "3.4": ["a", "c"],
+    "3.4": ["a", "b"],
     "4.1": [4.0, 2.5, 10.0],
     "4.2": [
         nst.total_variation_loss,
@@ -66,11 +66,11 @@ WRONG = {
         lambda image: image.diff(dim=3).square().mean(),
     ],
     "4.3": [nst.content_loss, lambda F, P: (F - P).abs().mean(), lambda F, P: (0 * (F - P)).sqrt().sum()],
-    "4.4": ["a", "c"],
+    "4.4": ["b", "c"],
     "5.1": [60, 15, 15 * 64],
     "5.2": [one_step, without_momentum],
     "5.3": [dict, lambda: {"learning_rate": 0.5}],
-    "5.4": ["a", "c"],
+    "5.4": ["a", "b"],
 }
 
 

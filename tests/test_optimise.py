@@ -224,6 +224,22 @@ class TestSettings:
             same.beta, same.style_weights = 10, nst.STYLE_WEIGHTS
             assert run.step() == same.step()
 
+    def test_the_optimiser(self, make_run):
+        run = make_run(steps=20, optimiser="lbfgs", learning_rate=0.5)
+        first = run.step()
+        assert (first.optimiser, first.learning_rate) == ("lbfgs", 0.5)
+        run.optimiser = "adam"
+        assert run.learning_rate == Adam.learning_rate
+        best = run.best_loss
+        for steps in range(1, 4):
+            record = run.step()
+            assert (record.optimiser, record.learning_rate) == ("adam", Adam.learning_rate)
+            assert run.state.optimiser.steps == steps
+        assert run.best_loss < best  # the loss is the same as before
+        with pytest.raises(ValueError, match="optimiser is one of lbfgs, adam, not 'sgd'"):
+            run.optimiser = "sgd"
+        assert run.optimiser == "adam"
+
     def test_from_another_thread(self, make_run):
         run = make_run(steps=30)
 

@@ -1,0 +1,98 @@
+"""The loss curves as SVG text: quick to make, sharp at any size, and in the colours of the page that shows it."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+from .story import Mark, Point
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 240, 46, 76, 34, 30
+CURVES = {"total": "#3f8fe0", "content": "#e0822f", "style": "#35a35a"}  # seen on white and on black alike
+LABELS = {"total": "total", "content": "α·content", "style": "β·style"}
+FLOOR = 1e-6  # of the largest loss; below, a curve runs along the bottom
+
+
+def loss_chart(points: Sequence[Point], marks: Sequence[Mark]) -> str:
+    """Return an SVG chart of the losses over the steps, on a logarithmic scale, with a dashed line at each change."""
+    head = (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_summary(points)}" width="100%" '
+        'style="max-width: 640px; font: 11px sans-serif" fill="currentColor" stroke="none">'
+    )
+    return head + (_body(points, marks) if points else "") + "</svg>"
+
+
+def _summary(points: Sequence[Point]) -> str:
+    if not points:
+        return "Losses: no step yet"
+    last = points[-1]
+    parts = f"total {last.total:.3g}, content {last.content:.3g}, style {last.style:.3g}"
+    return f"Losses at step {last.step}: {parts}"
+
+
+def _body(points: Sequence[Point], marks: Sequence[Mark]) -> str:
+    top = max(max(point[1:]) for point in points) or 1.0
+    low = max(
+        min(min(value for value in point[1:] if value > 0) if any(point[1:]) else top for point in points), FLOOR * top
+    )
+    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(top) - 1e-9)
+    last = max(last, first + 1)
+    end = max(points[-1].step, 2)
+
+    def x(step: float) -> float:
+        return LEFT + (step - 1) / (end - 1) * (WIDTH - LEFT - RIGHT)
+
+    def y(loss: float) -> float:
+        exponent = math.log10(max(loss, 10.0**first))
+        return TOP + (last - exponent) / (last - first) * (HEIGHT - TOP - BOTTOM)
+
+    drawn = []
+    for exponent in range(first, last + 1):
+        level = y(10.0**exponent)
+        drawn.append(
+            f'<path d="M{LEFT} {level:.1f}H{WIDTH - RIGHT}" stroke="currentColor" opacity="0.2"/>'
+            f'<text x="{LEFT - 5}" y="{level + 4:.1f}" text-anchor="end">{10.0**exponent:g}</text>'
+        )
+    for step in _ticks(end):
+        drawn.append(f'<text x="{x(step):.1f}" y="{HEIGHT - 14}" text-anchor="middle">{step}</text>')
+    drawn.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 2}" text-anchor="middle">step</text>')
+    drawn += _marks(marks, x)
+    ends = _apart({name: y(getattr(points[-1], name)) for name in CURVES})
+    for name, colour in CURVES.items():
+        path = " ".join(f"{x(point.step):.1f},{y(getattr(point, name)):.1f}" for point in points)
+        drawn.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
+            f'<text x="{WIDTH - RIGHT + 5}" y="{ends[name] + 4:.1f}" fill="{colour}">{LABELS[name]}</text>'
+        )
+    return "".join(drawn)
+
+
+def _ticks(end: int) -> list[int]:
+    """Return about five round numbers from 1 to the end."""
+    raw = end / 5
+    unit = 10 ** math.floor(math.log10(raw)) if raw > 1 else 1
+    step = next((unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw), unit)
+    return [1, *range(step, end + 1, step)] if step > 1 else list(range(1, end + 1))
+
+
+def _marks(marks: Sequence[Mark], x) -> list[str]:
+    """Return a dashed line for each mark, and its text where there is room for it, in two rows."""
+    drawn, free = [], [0.0, 0.0]
+    for mark in marks:
+        place = x(mark.step)
+        drawn.append(
+            f'<path d="M{place:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="currentColor" stroke-dasharray="3 3" '
+            f'opacity="0.5"><title>step {mark.step}: {escape(mark.text)}</title></path>'
+        )
+        row = min((0, 1), key=lambda row: free[row])
+        if place >= free[row]:
+            drawn.append(f'<text x="{place:.1f}" y="{12 + 13 * row}">{escape(mark.text)}</text>')
+            free[row] = place + 6.2 * len(mark.text) + 8
+    return drawn
+
+
+def _apart(places: dict[str, float], distance: float = 13) -> dict[str, float]:
+    """Return the places moved down where they would overlap."""
+    moved, last = {}, -math.inf
+    for name in sorted(places, key=places.get):
+        last = moved[name] = max(places[name], last + distance)
+    return moved

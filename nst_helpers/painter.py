@@ -1,0 +1,248 @@
+"""A painting that goes on in a thread of its own, and does what it is told between its steps."""
+
+import queue
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from .optimise import StyleTransfer
+from .story import Snapshot, Story
+from .vgg import VGG, load_vgg
+
+MORE = 30  # steps added when something is changed after the last
+STEERED = ("alpha", "beta", "tv_weight", "style_weights", "optimiser", "learning_rate")
+
+
+class Painter:
+    """Paints in the background. Its methods return at once, from any thread: what they ask for is done between steps.
+
+    Args:
+        content_image, style_image: as `StyleTransfer` takes them.
+        network: "auto", "vgg16", "vgg19" or a `VGG`.
+        changed: called after each step and each change of `state`.
+        threaded: False leaves it to the caller to call `turn` over and over.
+        **settings: other arguments of `StyleTransfer`; those in `STEERED` may be changed later.
+
+    `state` is "idle", "painting", "paused", "stopped", "done", "failed" or "closed". The thread ends with `close`, and
+    when nobody holds the painter any more.
+    """
+
+    def __init__(
+        self,
+        content_image: Tensor,
+        style_image: Tensor,
+        *,
+        network: str | VGG = "auto",
+        changed: Callable[[], None] = lambda: None,
+        threaded: bool = True,
+        **settings,
+    ):
+        self.content_image, self.style_image = content_image, style_image
+        self.network, self.settings, self.changed = network, settings, changed
+        self.run: StyleTransfer | None = None
+        self.story = Story()
+        self.state, self.error, self.seconds_a_step = "idle", None, 0.0
+        self._single = False
+        self._orders, self._at_rest, self._wake = queue.SimpleQueue(), threading.Event(), threading.Event()
+        self._at_rest.set()
+        if threaded:
+            keep_calling(self.turn, self._wake, "painter")
+
+    # What may be asked for
+
+    def steer(self, **controls) -> None:
+        """Set some of `STEERED` for the next step; after the last one, `MORE` are made.
+
+        Raises ValueError for what `StyleTransfer` would not take, and changes nothing then.
+        """
+        if unknown := set(controls) - set(STEERED):
+            raise ValueError(f"{', '.join(unknown)} cannot be steered; {', '.join(STEERED)} can")
+        if "optimiser" in controls:  # which brings its learning rate along
+            controls = {"learning_rate": None} | controls
+        self._set(controls)
+        self.settings = self.settings | controls
+        if self.state == "done":
+            self.resume()
+
+    def paint(self, sizes: Sequence[int], steps: int | Sequence[int], start: str) -> None:
+        """Begin a new painting; `sizes`, `steps` and `start` as `StyleTransfer` has them."""
+        self._order(self._paint, tuple(sizes), steps, start)
+
+    def take_pictures(self, content_image: Tensor, style_image: Tensor) -> None:
+        """Forget the painting, and take other pictures for the next."""
+        self._order(self._take_pictures, content_image, style_image)
+
+    def paint_on(self, size: int | None, steps: int, start: str | None = None) -> None:
+        """Paint on at another size (None: the present one), from the present image or from a start put in its place."""
+        self._order(self._paint_on, size, steps, start)
+
+    def pause(self) -> None:
+        """Stop painting until `resume` or `step`."""
+        self._order(self._pause)
+
+    def resume(self) -> None:
+        """Paint on; where all steps are made, `MORE` of them."""
+        self._order(self._resume)
+
+    def step(self) -> None:
+        """Make one step, and pause."""
+        self._order(self._resume, True)
+
+    def stop(self) -> None:
+        """End the painting; its image stays."""
+        self._order(self._rest, "stopped")
+
+    def back(self, snapshot: Snapshot, steps: int) -> None:
+        """Go back to a snapshot, with so many steps to go from there; what came after it is forgotten."""
+        self._order(self._back, snapshot, steps)
+
+    def reset(self) -> None:
+        """Forget the painting; the settings stay."""
+        self._order(self._reset)
+
+    def close(self) -> None:
+        """End the thread after the step that it is making."""
+        self._order(self._rest, "closed")
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Block until nothing is being painted, and raise what went wrong.
+
+        Raises TimeoutError; and KeyboardInterrupt, after which the painting stops.
+        """
+        try:
+            if not self._at_rest.wait(timeout):
+                raise TimeoutError(f"still painting after {timeout} s")
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+        if self.error is not None:
+            raise self.error
+
+    @property
+    def failure(self) -> str:
+        """The traceback of what went wrong, or nothing."""
+        return "" if self.error is None else "".join(traceback.format_exception(self.error))
+
+    def _set(self, controls: dict) -> None:
+        for name in ("optimiser", *STEERED):  # the optimiser before its learning rate
+            if self.run is not None and controls.get(name) is not None:
+                setattr(self.run, name, controls[name])
+
+    # What is done between steps
+
+    def turn(self) -> bool | None:
+        """Do what was asked for, make a step if one is due, and say whether another is; None when closed."""
+        try:
+            while not self._orders.empty():
+                order, *arguments = self._orders.get()
+                order(*arguments)
+            if self.state == "painting":
+                self._step()
+        except Exception as error:
+            self.error = error
+            self._rest("failed")
+        if self.state != "painting" and self._orders.empty():
+            self._at_rest.set()
+        return None if self.state == "closed" else self.state == "painting"
+
+    def _order(self, *order) -> None:
+        if self.state != "closed":
+            self._at_rest.clear()
+            self._orders.put(order)
+            self._wake.set()
+
+    def _step(self) -> None:
+        began = time.perf_counter()
+        record = self.run.step()
+        took = time.perf_counter() - began
+        self.seconds_a_step = took if record.level_step <= 1 else 0.8 * self.seconds_a_step + 0.2 * took
+        self.story.add(self.run, record)
+        if self.run.done or self._single:
+            self._rest("done" if self.run.done else "paused")
+        else:
+            self.changed()
+
+    def _rest(self, state: str) -> None:
+        self.state, self._single = state, False
+        if state == "closed":
+            self.run = None
+        self.changed()
+
+    def _paint(self, sizes: tuple[int, ...], steps: int | Sequence[int], start: str) -> None:
+        self._reset()
+        self._begin(sizes, steps, start)
+
+    def _begin(self, sizes: tuple[int, ...], steps: int | Sequence[int], start: str | None) -> None:
+        """Begin an act, from a start or the image as it is, and with the settings as they are."""
+        if not isinstance(self.network, VGG):
+            self.network = load_vgg(self.network, device=self.settings.get("device"))
+        self.error = None
+        self.run = StyleTransfer(
+            self.content_image,
+            self.style_image,
+            network=self.network,
+            sizes=sizes,
+            steps=steps,
+            start=self.story.latest.image if start is None else start,
+            **self.settings,
+        )
+        self._set(self.settings)  # what was changed meanwhile
+        self.story.begin(self.run, start)
+        self.state = "painting"
+        self.changed()
+
+    def _paint_on(self, size: int | None, steps: int, start: str | None) -> None:
+        if self.story.latest is not None:
+            paused = self.state == "paused"
+            self._begin((size or self.story.latest.size,), steps, start)
+            self._single = paused
+
+    def _back(self, snapshot: Snapshot, steps: int) -> None:
+        painting = self.state == "painting"
+        self.story.cut(snapshot)
+        self._begin((snapshot.size,), steps, None)
+        if not painting:
+            self._rest("paused")
+
+    def _pause(self) -> None:
+        if self.state == "painting":
+            self._rest("paused")
+
+    def _resume(self, single: bool = False) -> None:
+        if self.run is not None and self.state in ("painting", "paused", "done"):
+            if self.run.done:
+                self.run.extend(1 if single else MORE)
+            self.state, self._single = "painting", single
+
+    def _take_pictures(self, content_image: Tensor, style_image: Tensor) -> None:
+        self._reset()
+        self.content_image, self.style_image = content_image, style_image
+
+    def _reset(self) -> None:
+        self.run, self.story, self.error = None, Story(), None
+        self._rest("idle")
+
+
+def keep_calling(method: Callable[[], bool | None], wake: threading.Event, name: str) -> None:
+    """Call a bound method in a thread: again at once where it returns True, when woken where False, no more after None.
+
+    The thread holds its owner weakly, and ends when that is gone.
+    """
+    weak = weakref.WeakMethod(method)
+    weakref.finalize(method.__self__, wake.set)
+
+    def work() -> None:
+        again = True
+        while again is not None:
+            if not again:
+                wake.wait()
+                wake.clear()
+            call = weak()
+            again = call and call()
+            del call
+
+    threading.Thread(target=work, daemon=True, name=name).start()

@@ -1,0 +1,449 @@
+"""The playground: a painting that is steered while it is painted, in JupyterLab, in Colab and as a web app."""
+
+import base64
+import math
+import queue
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from functools import partial
+from html import escape
+from pathlib import Path
+
+import ipywidgets as W
+import torch
+from IPython import get_ipython
+from IPython.display import display
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .animation import save_animation
+from .chart import loss_chart
+from .controls import KEEP, OWN, PROJECT, SIZES, Panel, crop, figure, stylised
+from .images import find_picture, load_image, resize, save_image
+from .optimisers import OPTIMISERS
+from .painter import Painter, keep_calling
+from .plots import show_grid
+from .schedules import coarse_to_fine
+from .story import Snapshot, Story
+from .vgg import VGG
+
+SKETCH, SKETCH_STEPS = 128, 25  # px and steps of the sketch that follows any change of pictures
+PAUSE = 0.2  # seconds from one frame to the next, at least
+UPLOAD_BYTES = 7_000_000  # a page sends it in text a third longer, and the server takes 10 MiB
+SILENCE = 20  # seconds without a sign of life from a web app's page, after which its painting pauses
+
+
+class Playground:
+    """A painting with its controls, shown where it is the value of a cell; every button is a method, too.
+
+    Args:
+        content, style: paths (in the project or your own), http(s) addresses, or images (1, 3, H, W) in [0, 1].
+        size: the longest side in pixels that `start` and `render` paint at.
+        steps: evaluations at that size.
+        network: "auto", "vgg16", "vgg19" or a `VGG`.
+        alpha, beta: the weights to begin with.
+        app: as a web app shows it: no paths or addresses, downloads in place of files, a pause when the page is gone.
+
+    It begins with a sketch of 128 px. A kernel has one playground: the next closes the last. `close` ends its threads.
+
+    Raises what `load_image` raises; what goes wrong later is shown, and raised by `wait`.
+    """
+
+    _current: Callable[[], "Playground | None"] = staticmethod(lambda: None)
+
+    def __init__(
+        self,
+        content: str | Path | Tensor = "data/content/rocket.jpg",
+        style: str | Path | Tensor = "data/styles/night.jpg",
+        *,
+        size: int = 256,
+        steps: int = 150,
+        network: str | VGG = "auto",
+        alpha: float = 1.0,
+        beta: float = 10.0,
+        app: bool = False,
+    ):
+        sources = {"content": content, "style": style}
+        self._images = {name: _load(source) for name, source in sources.items()}
+        self._names = {
+            name: "tensor" if isinstance(source, Tensor) else str(source) for name, source in sources.items()
+        }
+        if (earlier := Playground._current()) is not None:
+            earlier.close()
+        Playground._current = weakref.ref(self)
+        self.app, self._threaded = app, "google.colab" not in sys.modules
+        self._jobs, self._fresh, self._drawing = queue.SimpleQueue(), threading.Event(), threading.RLock()
+        self._chosen: Snapshot | None = None  # by the timeline
+        self._drawn, self._message, self._last_beat = {}, "", time.monotonic()
+        changed = weakref.WeakMethod(self._changed)
+        self.painter = Painter(
+            *self._images.values(),
+            network=network,
+            changed=lambda: (call := changed()) and call(),
+            threaded=self._threaded,
+            alpha=alpha,
+            beta=beta,
+        )
+        self.panel = Panel(self._names, size, steps, alpha, beta, app=app, ticking=not self._threaded)
+        weakref.finalize(self, _close, self.panel.box).atexit = False
+        self._connect()
+        if self._threaded:
+            keep_calling(self._refresh_at_leisure, self._fresh, "playground")
+        self.sketch()
+
+    def _ipython_display_(self) -> None:
+        display(self.panel.box)
+
+    # What the buttons do
+
+    def sketch(self) -> None:
+        """Paint a small draft."""
+        size = min(SKETCH, *(max(image.shape[2:]) for image in self._images.values()))
+        self.painter.paint((size,), SKETCH_STEPS, self.panel.start_choice.value)
+
+    def start(self) -> None:
+        """Begin a painting; go on with one that is paused."""
+        if self.painter.state == "paused":
+            self.painter.resume()
+        elif self.painter.state != "painting":
+            self.painter.paint((self.panel.size.value,), self.panel.steps.value, self.panel.start_choice.value)
+
+    def render(self) -> None:
+        """Begin a painting that goes from coarse to fine."""
+        height, width = self._images["content"].shape[2:]
+        scale = self.panel.size.value / max(height, width)
+        sizes = coarse_to_fine(round(height * scale), round(width * scale))
+        self.painter.paint(sizes, self.panel.steps.value, self.panel.start_choice.value)
+
+    def pause(self) -> None:
+        """Stop painting until `resume` or `step`."""
+        self.painter.pause()
+
+    def resume(self) -> None:
+        """Paint on."""
+        self.painter.resume()
+
+    def step(self) -> None:
+        """Make one step, and pause."""
+        if self.painter.state in ("idle", "stopped", "failed"):
+            self.start()
+        self.painter.step()
+
+    def stop(self) -> None:
+        """End the painting; its image stays."""
+        self.painter.stop()
+
+    def back(self) -> None:
+        """Go back to the snapshot that the timeline shows, or to the last but one, and paint on from there."""
+        snapshots = self.painter.story.snapshots
+        snapshot = self._chosen or (snapshots[-2:] or [None])[0]
+        if snapshot is not None:
+            self._chosen = None
+            self.painter.back(snapshot, self.panel.steps.value)
+
+    def reset(self) -> None:
+        """Forget the painting; the settings stay."""
+        self._chosen = None
+        self.painter.reset()
+
+    def save_image(self) -> Path | None:
+        """Save the image shown as PNG; None while there is none."""
+        if (shown := self.shown) is not None:
+            return self._keep(".png", lambda path: save_image(shown.image, path))
+
+    def save_gif(self) -> Path | None:
+        """Save a time-lapse of the snapshots as GIF."""
+        return self._save_animation(".gif")
+
+    def save_mp4(self) -> Path | None:
+        """Save a time-lapse of the snapshots as MP4."""
+        return self._save_animation(".mp4")
+
+    def show_code(self) -> str:
+        """Show, and return, Python that paints the image shown again, without the playground."""
+        if self.shown is None:
+            return ""
+        expressions = (
+            f"{name}_image  # your own"
+            if source == "tensor"
+            else f"nst.load_image(nst.find_picture({source!r}), {max(self._images[name].shape[2:])})"
+            for name, source in self._names.items()
+        )
+        network = self.painter.network
+        settings = {"network": network.name if isinstance(network, VGG) else network}
+        self.panel.code.value = self.painter.story.code(*expressions, settings, self.shown.step)
+        self.panel.code.layout.display = None
+        return self.panel.code.value
+
+    def close(self) -> None:
+        """End the threads and remove the widgets; other methods do nothing from then on."""
+        self.painter.close()
+        self._fresh.set()
+        _close(self.panel.box)
+
+    def wait(self, block: bool | None = None, timeout: float | None = None) -> Figure | None:
+        """Block until nothing is being painted; return content, style and painting, and raise what went wrong.
+
+        Without `block`, it blocks only where no page can steer (papermill, nbval, nbconvert), else returns None.
+        Raises TimeoutError; and KeyboardInterrupt, after which the painting stops.
+        """
+        if not (block if block is not None else not _page_can_steer()):
+            return None
+        while not self._threaded and self.painter.turn():
+            pass
+        self.painter.wait(timeout)
+        self._refresh()
+        return None if self.shown is None else show_grid(*self._images.values(), self.shown.image)
+
+    @property
+    def shown(self) -> Snapshot | None:
+        """The snapshot that the output shows: the timeline's, or the latest."""
+        return self._chosen or self.painter.story.latest
+
+    @property
+    def steps_made(self) -> int:
+        """How many steps the painting has."""
+        return self.painter.story.steps
+
+    # Controls and what they steer
+
+    def _connect(self) -> None:
+        for label, widget in self.panel.buttons.items():
+            self._on(widget, lambda self, _, label=label: self._press(label))
+        self._on(self.panel.stylised, Playground._stylise)
+        for name in ("alpha", "beta"):
+            self._on(getattr(self.panel, name), lambda self, value, name=name: self._weigh(name, value))
+        self._on(self.panel.tv_weight, lambda self, value: self.painter.steer(tv_weight=value))
+        for widget in (self.panel.optimiser, self.panel.step_size):
+            self._on(widget, Playground._steer_optimiser)
+        for widget in self.panel.weights.values():
+            self._on(widget, Playground._steer_layers)
+        self._on(self.panel.size, lambda self, size: self.painter.paint_on(size, self.panel.steps.value))
+        self._on(
+            self.panel.start_choice, lambda self, start: self.painter.paint_on(None, self.panel.steps.value, start)
+        )
+        for name in self._images:
+            self._on(self.panel.pictures[name], lambda self, path, name=name: self._pick(name, path))
+            self._on(self.panel.uploads[name], lambda self, files, name=name: self._later(self._upload, name, files))
+            self._on(self.panel.addresses[name], lambda self, where, name=name: self._later(self._take, name, where))
+        self._on(self.panel.timeline, Playground._choose)
+        self._on(self.panel.ticks, Playground._tick)
+        for widget in (self.panel.wipe, self.panel.zoom, self.panel.across, self.panel.down):
+            self._on(widget, lambda self, _: None)  # shown anew, like after every change
+
+    def _on(self, widget: W.Widget, do: Callable[["Playground", object], None]) -> None:
+        """Call `do(playground, value)` when a widget changes or is clicked, without keeping the playground alive."""
+        weak = weakref.ref(self)
+
+        def call(change) -> None:
+            if (playground := weak()) is not None:
+                try:
+                    do(playground, None if isinstance(widget, W.Button) else change["new"])
+                except ValueError as error:
+                    playground._message = _problem(error)
+                playground._changed()
+
+        if isinstance(widget, W.Button):
+            widget.on_click(call)
+        else:
+            widget.observe(call, "value")
+
+    def _press(self, label: str) -> None:
+        method = getattr(self, label.lower().replace(" ", "_"))
+        if label in KEEP:
+            self._later(method)
+        else:
+            method()
+
+    def _stylise(self, amount: float) -> None:
+        if not math.isclose(amount, stylised(self.panel.alpha.value, self.panel.beta.value)):
+            self.panel.alpha.value, self.panel.beta.value = 1.0, 10 ** (4 * amount - 1)
+
+    def _weigh(self, name: str, value: float) -> None:
+        self.painter.steer(**{name: value})
+        self.panel.stylised.value = stylised(self.panel.alpha.value, self.panel.beta.value)
+
+    def _steer_optimiser(self, _) -> None:
+        rate = self.panel.step_size.value * OPTIMISERS[self.panel.optimiser.value].learning_rate
+        self.painter.steer(optimiser=self.panel.optimiser.value, learning_rate=rate)
+
+    def _steer_layers(self, _) -> None:
+        self.painter.steer(style_weights={layer: widget.value for layer, widget in self.panel.weights.items()})
+
+    def _choose(self, place: int) -> None:
+        snapshots = self.painter.story.snapshots
+        if place != self._place(snapshots):
+            self._chosen = snapshots[place] if place < len(snapshots) else None
+
+    def _tick(self, _) -> None:
+        silent, self._last_beat = time.monotonic() - self._last_beat > SILENCE, time.monotonic()
+        if self.app and silent:
+            self.painter.resume()
+        if not self._threaded:
+            self.painter.turn()
+
+    # Pictures
+
+    def _pick(self, name: str, path: str) -> None:
+        if path not in (OWN, self._names[name]):
+            self._later(self._take, name, path)
+
+    def _upload(self, name: str, files) -> None:
+        if not files:
+            return
+        file = next(iter(files.values())) | {"name": next(iter(files))} if isinstance(files, dict) else files[0]
+        content = bytes(file["content"])
+        if len(content) > UPLOAD_BYTES:
+            raise ValueError(f"{file['name']}: over {UPLOAD_BYTES // 10**6} MB")
+        self._take(name, content, file["name"])
+
+    def _take(self, name: str, source: str | bytes, called: str | None = None) -> None:
+        """Take another picture for the content or the style, and sketch."""
+        if not source:
+            return
+        self._images[name] = _load(source)
+        self._names[name] = called or source
+        self.panel.pictures[name].value = source if source in self.panel.pictures[name].options else OWN
+        self._chosen = None
+        self.painter.take_pictures(*self._images.values())
+        self.sketch()
+
+    # What is shown
+
+    def _changed(self) -> None:
+        self._fresh.set()
+        if not self._threaded:
+            self._refresh()
+
+    def _later(self, job: Callable, *arguments) -> None:
+        """Leave something that takes a while to the thread that draws."""
+        self._jobs.put((job, arguments))
+
+    def _refresh_at_leisure(self) -> bool | None:
+        self._refresh()
+        time.sleep(PAUSE)
+        return None if self.painter.state == "closed" else False
+
+    def _refresh(self) -> None:
+        """Do what was left for later, and draw what has changed."""
+        with self._drawing:
+            while not self._jobs.empty():
+                job, arguments = self._jobs.get()
+                self._message = ""
+                try:
+                    job(*arguments)
+                except Exception as error:
+                    self._message = _problem(error)
+            if self.painter.state == "closed":
+                return
+            if self.app and self.painter.state == "painting" and time.monotonic() - self._last_beat > SILENCE:
+                self.painter.pause()
+            self._draw(self.painter.story, self.shown)
+
+    def _draw(self, story: Story, shown: Snapshot | None) -> None:
+        part = self.panel.zoom.value, self.panel.across.value, self.panel.down.value
+        for name in self._images:
+            self._put(self.panel.views[name], (id(self._images[name]), part), partial(self._picture, name, part))
+        caption = f"Output: step {shown.step}, {shown.size} px" if shown else "Output: not begun"
+        alt = f"{caption}, loss {shown.loss:.3g}" if shown else caption
+        wiped = (shown, id(story), part, self.panel.wipe.value)
+        self._put(
+            self.panel.views["output"], wiped, lambda: figure(shown and crop(self._wiped(shown), *part), caption, alt)
+        )
+        self._put(self.panel.chart, (shown, story.steps, id(story)), lambda: loss_chart(story.points, story.marks))
+        self._put(self.panel.status, self._status(), self._status)
+        trouble = self._message + (f"<pre>{escape(self.painter.failure)}</pre>" if self.painter.failure else "")
+        self._put(self.panel.trouble, trouble, lambda: f'<div role="alert" style="overflow: auto">{trouble}</div>')
+        place = self._place(story.snapshots)
+        self.panel.timeline.max = len(story.snapshots)
+        self.panel.timeline.value = place
+
+    def _picture(self, name: str, part: tuple[float, float, float]) -> str:
+        caption = f"{name.capitalize()}: {Path(self._names[name]).stem}"
+        return figure(crop(self._images[name], *part), caption, caption)
+
+    def _put(self, widget: W.HTML, key, make: Callable[[], str]) -> None:
+        if self._drawn.get(widget) != key:
+            self._drawn[widget] = key
+            widget.value = make()
+
+    def _place(self, snapshots: list[Snapshot]) -> int:
+        """Where the timeline stands: at the snapshot chosen, or behind the last."""
+        if self._chosen is None:
+            return len(snapshots)
+        return sum(snapshot.step < self._chosen.step for snapshot in snapshots)
+
+    def _wiped(self, shown: Snapshot) -> Tensor:
+        """Return the image, with the content over its left part."""
+        width = round(self.panel.wipe.value * shown.image.shape[3])
+        if not width:
+            return shown.image
+        content = resize(self._images["content"], *shown.image.shape[2:])
+        return torch.cat([content[..., :width], shown.image[..., width:]], 3)
+
+    def _status(self) -> str:
+        painter = self.painter
+        if painter.run is None:
+            return f"{painter.state}; loading the network" if painter.state == "painting" else painter.state
+        speed = f"{painter.seconds_a_step:.2f} s a step"
+        where = f"{painter.run.network.note}, on {painter.run.device}, engine: {painter.run.engine.name}"
+        return escape(f"{painter.state} · step {self.steps_made} · {speed} · {where}")
+
+    # Saving
+
+    def _save_animation(self, suffix: str) -> Path | None:
+        story = self.painter.story
+        if story.latest is not None:
+            images = [snapshot.image for snapshot in (*story.snapshots, story.latest)]
+            return self._keep(suffix, lambda path: save_animation(images, path))
+
+    def _keep(self, suffix: str, write: Callable[[Path], Path]) -> Path | None:
+        """Write a file that was not there before, and say where; in the app, offer it for download instead."""
+        stems = "_".join(Path(name).stem for name in self._names.values())
+        name = f"{stems}_{self.shown.step:04}"
+        if self.app:
+            with tempfile.TemporaryDirectory() as folder:
+                data = base64.b64encode(write(Path(folder) / f"painting{suffix}").read_bytes()).decode()
+            kind = {".png": "image/png", ".gif": "image/gif", ".mp4": "video/mp4"}[suffix]
+            self._message = (
+                f'<a download="{escape(name)}{suffix}" href="data:{kind};base64,{data}">Download {suffix}</a>'
+            )
+            return None
+        folder = PROJECT / "outputs" if (PROJECT / "notebooks").exists() else Path("outputs")
+        path, number = folder / f"{name}{suffix}", 1
+        while path.exists():
+            number += 1
+            path = folder / f"{name}_{number}{suffix}"
+        write(path)
+        self._message = f"Saved {escape(str(path))}"
+        return path
+
+
+def _load(source: str | Path | bytes | Tensor) -> Tensor:
+    """Return a picture, at most as large as the largest size."""
+    if isinstance(source, Tensor):
+        return source
+    where = source if isinstance(source, bytes) else find_picture(source)
+    image = load_image(where, None)
+    return load_image(where, max(SIZES)) if max(image.shape[2:]) > max(SIZES) else image
+
+
+def _problem(error: Exception) -> str:
+    return f"{type(error).__name__}: {escape(str(error))}"
+
+
+def _close(widget: W.Widget) -> None:
+    """Close a widget and all in it."""
+    for child in getattr(widget, "children", ()):
+        _close(child)
+    widget.close()
+
+
+def _page_can_steer() -> bool:
+    """Say whether the running cell was sent by a page: papermill, nbval and nbconvert allow no standard input."""
+    kernel = getattr(get_ipython(), "kernel", None)
+    return kernel is not None and kernel.get_parent().get("content", {}).get("allow_stdin", False)

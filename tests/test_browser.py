@@ -1,0 +1,335 @@
+"""The playground in real pages: Debian's Chromium on a real JupyterLab and a real Voilà. `make test-browser`."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+import pytest
+from conftest import ROOT
+from jupyter_client import BlockingKernelClient
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
+]
+SCREENSHOTS = ROOT / "outputs" / "browser"
+NOTEBOOK = "06_playground.ipynb"
+PROBE = """
+import gc, threading, time
+log = {"steered": [], "stepped": []}
+def watch(painter):
+    steer, changed = painter.steer, painter.changed
+    def steered(**controls):
+        steer(**controls)
+        log["steered"].append((time.time(), painter.run.beta))
+    def stepped():
+        changed()
+        if painter.run is not None and painter.run.state.settings is not None:
+            log["stepped"].append((time.time(), painter.story.steps, painter.run.state.settings.beta))
+    painter.steer, painter.changed = steered, stepped
+watch(playground.painter)
+"""
+WATCH = """() => {
+    window.now = () => performance.timeOrigin + performance.now();
+    window.presses = []; window.frames = [];
+    document.addEventListener('keydown', () => presses.push(now()), true);
+    let last = '';
+    new MutationObserver(() => {
+        for (const caption of document.querySelectorAll('figcaption')) {
+            if (caption.textContent.startsWith('Output') && caption.textContent !== last) {
+                last = caption.textContent;
+                frames.push([now(), last]);
+            }
+        }
+    }).observe(document.body, {childList: true, subtree: true, characterData: true});
+}"""
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serving(folder, *command, path):
+    """Run a Jupyter server of our own, and yield its address."""
+    port = free_port()
+    own = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    own |= {f"JUPYTERLAB_{name}_DIR": str(folder / f"lab-{name.lower()}") for name in ("SETTINGS", "WORKSPACES")}
+    for name in own.values():
+        os.makedirs(name, exist_ok=True)
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", *command, f"--port={port}"], cwd=ROOT, env=os.environ | own, stdout=log, stderr=log
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        within(60, lambda: urllib.request.urlopen(address + path, timeout=5).status == 200)
+        yield address
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+
+
+def within(seconds, condition, what=""):
+    """Return the condition's value as soon as it holds."""
+    end = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError):
+            if value := condition():
+                return value
+        assert time.monotonic() < end, f"not within {seconds} s: {what or condition}"
+        time.sleep(0.1)
+
+
+class Kernel:
+    """The kernel of the notebook that was opened last, asked over its own connection."""
+
+    def __init__(self, runtime):
+        newest = max(runtime.glob("kernel-*.json"), key=lambda path: path.stat().st_mtime)
+        self.client = BlockingKernelClient(connection_file=str(newest))
+        self.client.load_connection_file()
+        self.client.start_channels()
+        self.client.wait_for_ready(60)
+
+    def __call__(self, code):
+        """Return what the code prints."""
+        printed = []
+
+        def output(message):
+            assert message["msg_type"] != "error", "\n".join(message["content"]["traceback"])
+            printed.append(message["content"].get("text", "") if message["msg_type"] == "stream" else "")
+
+        self.client.execute_interactive(code, timeout=120, output_hook=output, allow_stdin=False)
+        return "".join(printed).strip()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab on a copy of the project, in which 06 takes 2000 steps."""
+    folder = tmp_path_factory.mktemp("lab")
+    for part in ("nst_helpers", "notebooks", "data"):
+        shutil.copytree(ROOT / part, folder / "root" / part, ignore=shutil.ignore_patterns("__pycache__"))
+    path = folder / "root" / "notebooks" / NOTEBOOK
+    notebook = nbformat.read(path, as_version=4)
+    (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    parameters.source = parameters.source.replace("steps = 60", "steps = 2000")
+    nbformat.write(notebook, path)
+    shutil.copy(path, path.with_name("another.ipynb"))
+    options = "--no-browser", "--allow-root", "--ip=127.0.0.1", "--IdentityProvider.token=", "--ServerApp.password="
+    command = "jupyter", "lab", *options, "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={folder}/root"
+    with serving(folder, *command, path="/api") as address:
+        yield address, folder
+
+
+class Lab:
+    """A notebook in JupyterLab."""
+
+    def __init__(self, browser, lab, notebook=NOTEBOOK, width=1280, dark=False):
+        self.address, self.folder = lab
+        self.page = browser.new_page(viewport={"width": width, "height": 1400})
+        self.page.goto(f"{self.address}/lab/tree/notebooks/{notebook}?reset", timeout=90_000)
+        self.page.wait_for_function("window.jupyterapp && document.querySelector('.jp-Notebook .jp-CodeCell')")
+        if dark:
+            self.command("apputils:change-theme", theme="JupyterLab Dark")
+        within(60, lambda: self.page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").count(), "a kernel")
+        self.page.evaluate(WATCH)
+
+    def command(self, name, **arguments):
+        self.page.evaluate("([name, arguments]) => jupyterapp.commands.execute(name, arguments)", [name, arguments])
+
+    def run_all(self):
+        self.command("notebook:run-all-cells")
+        self.output.get_by_role("button", name="Start").first.wait_for(timeout=60_000)
+
+    @property
+    def output(self):
+        return self.page.locator(".jp-Notebook .jp-OutputArea").filter(has=self.page.locator("figcaption")).first
+
+    def press(self, name):
+        self.output.get_by_role("button", name=name, exact=True).click()
+
+    @property
+    def caption(self):
+        return self.output.locator("figcaption").nth(2).inner_text()
+
+    @property
+    def step(self):
+        found = re.search(r"step (\d+)", self.caption)
+        return int(found[1]) if found else 0
+
+    @property
+    def picture(self):
+        return self.output.locator("figure img").last.get_attribute("src")
+
+    @property
+    def status(self):
+        return self.page.locator(".jp-OutputArea .widget-html-content", has_text="s a step").first.inner_text()
+
+    def screenshot(self, name):
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.output.scroll_into_view_if_needed()
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+    def beta_handle(self):
+        row = self.output.locator(".widget-hbox", has=self.page.get_by_label("β, style"))
+        return row.last.locator(".noUi-handle")
+
+
+@pytest.fixture
+def opened(browser, lab):
+    """Opens notebooks, and shuts their kernels down afterwards."""
+    pages = []
+
+    def open_notebook(*arguments, **options):
+        pages.append(Lab(browser, lab, *arguments, **options))
+        return pages[-1]
+
+    yield open_notebook
+    for page in pages:
+        page.command("kernelmenu:shutdown")
+        page.page.close()
+
+
+def test_steering(opened):
+    lab = opened()
+    lab.run_all()
+    within(90, lambda: lab.step > 5, "a sketch")
+    kernel = Kernel(lab.folder / "runtime")
+    lab.press("Stop")
+    lab.press("Start")
+    within(30, lambda: "256 px" in lab.caption, "painting at 256 px")
+    kernel(PROBE)
+
+    handle = lab.beta_handle()
+    handle.focus()
+    lab.page.evaluate("() => { presses.length = frames.length = 0 }")
+    began, cpu = time.time(), float(kernel("print(time.process_time())"))
+    for move in range(30):
+        before = kernel("print(playground.painter.run.beta)") if move == 0 else None
+        lab.page.keyboard.press("ArrowRight" if move < 20 else "ArrowLeft")
+        time.sleep(0.6 + 0.01 * move)
+        if move == 0:
+            assert float(kernel("print(playground.painter.run.beta)")) > float(before)
+    time.sleep(1.5)
+    log = json.loads(kernel("import json; print(json.dumps(log))"))
+    presses, frames = lab.page.evaluate("() => [presses, frames]")
+    steps = [step for at, step, _ in log["stepped"] if at > began]
+    cpu = (float(kernel("print(time.process_time())")) - cpu) / len(steps)
+
+    to_loop, to_page = [], []
+    for press in presses:
+        at, beta = next((at, beta) for at, beta in log["steered"] if at >= press / 1000)
+        to_loop.append(1000 * at - press)
+        step = next(step for when, step, used in log["stepped"] if when >= at and used == beta)
+        shown = next(when for when, caption in frames if int(re.search(r"step (\d+)", caption)[1]) >= step)
+        to_page.append(shown - press)
+    assert len(presses) == 30
+    rate = 1000 * (len(frames) - 1) / (frames[-1][0] - frames[0][0])
+    bare = float(kernel(BARE))
+    print(
+        f"\nfrom key to β: median {statistics.median(to_loop):.0f} ms, most {max(to_loop):.0f} ms; "
+        f"to a finished step on the page: median {statistics.median(to_page):.0f} ms, most {max(to_page):.0f} ms; "
+        f"{rate:.1f} frames/s; CPU a step {cpu:.3f} s, in the bare loop {bare:.3f} s ({cpu / bare - 1:+.1%})"
+    )
+    assert max(to_page) < 10_000
+    assert rate > 0.5
+    assert lab.output.locator("svg path[stroke-dasharray]").count() > 20  # each move is marked
+
+
+BARE = """
+import nst_helpers as nst
+playground.pause(); playground.painter.wait()
+run = nst.StyleTransfer(*playground._images.values(), network=playground.painter.network, sizes=(256,), steps=60)
+run.step(); began = time.process_time()
+for record in run: pass
+print((time.process_time() - began) / 59)
+"""
+
+
+def test_pause_back_step_stop(opened):
+    lab = opened()
+    lab.run_all()
+    within(90, lambda: lab.step > 8, "a sketch")
+    lab.press("Pause")
+    within(10, lambda: "paused" in lab.status, "paused")
+    time.sleep(0.5)
+    step, picture = lab.step, lab.picture
+    time.sleep(1)
+    assert (lab.step, lab.picture) == (step, picture)
+    lab.press("Step")
+    within(10, lambda: lab.step == step + 1, "one step")
+    lab.press("Back")
+    within(10, lambda: lab.step < step + 1, "back")
+    earlier = lab.step
+    lab.press("Resume")
+    within(20, lambda: lab.step > earlier + 3 and lab.picture != picture, "painting on")
+    lab.press("Stop")
+    within(10, lambda: "stopped" in lab.status, "stopped")
+    step = lab.step
+    time.sleep(1)
+    assert lab.step == step
+    lab.press("Reset")
+    within(10, lambda: "not begun" in lab.caption, "reset")
+
+
+def test_run_twice_an_error_and_two_notebooks(opened):
+    lab = opened()
+    lab.run_all()
+    within(90, lambda: lab.step > 3, "a sketch")
+    kernel = Kernel(lab.folder / "runtime")
+    kernel("first = playground.painter")
+    lab.run_all()
+    within(60, lambda: kernel("print(playground.painter is not first)") == "True")
+    within(60, lambda: lab.step > 3, "a sketch again")
+    threads = "import threading; print(sum(thread.name == 'painter' for thread in threading.enumerate()))"
+    within(10, lambda: kernel(threads) == "1", "one thread")
+    assert kernel("print(first.state)") == "closed"
+
+    other = opened("another.ipynb")
+    other.run_all()
+    within(90, lambda: other.step > 3, "a sketch in the other notebook")
+    step = lab.step
+    within(30, lambda: lab.step > step, "the first one's painting")
+
+    kernel("playground.painter.run.engine = None")
+    alert = lab.output.get_by_role("alert")
+    within(10, lambda: "TypeError" in alert.inner_text(), "the error")
+    lab.screenshot("error")
+    assert "TypeError" in kernel("try: playground.wait(block=True)\nexcept Exception as error: print(repr(error))")
+    lab.press("Render")
+    within(20, lambda: "TypeError" not in alert.inner_text() and lab.step > 3, "painting again")
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (768, False), (768, True)])
+def test_looks(opened, width, dark):
+    lab = opened(width=width, dark=dark)
+    lab.run_all()
+    within(90, lambda: lab.step > 20, "a sketch")
+    lab.screenshot(f"playground_{width}_{'dark' if dark else 'light'}")
+    box = lab.output.locator(".widget-vbox").first
+    assert box.evaluate("box => box.scrollWidth <= box.clientWidth + 1")  # nothing sticks out
+    unnamed = "all => all.filter(one => !one.labels?.length && !one.ariaLabel && !one.title).length"
+    assert lab.output.locator(".widget-vbox input, .widget-vbox select").evaluate_all(unnamed) == 0
