@@ -107,14 +107,14 @@ def known_pictures(name: str) -> list[str]:
 
 
 def log_slider(label: str, value: float, low: float, high: float) -> tuple[W.BoundedFloatText, W.HBox]:
-    """Return a number, and the row that shows it with a slider on a logarithmic scale: the same value in both."""
+    """Return a number, and the row that shows it with a slider on a logarithmic scale, which gives three digits."""
     number = W.BoundedFloatText(
         value, min=low, max=high, step=None, description=label, style=WIDE, layout=W.Layout(width="200px")
     )
     slider = W.FloatLogSlider(
         value, min=math.log10(low), max=math.log10(high), step=0.02, readout=False, layout=W.Layout(flex="1 1 90px")
     )
-    W.link((slider, "value"), (number, "value"))
+    W.link((slider, "value"), (number, "value"), transform=(lambda value: float(f"{value:.3g}"), lambda value: value))
     return number, W.HBox([number, slider], layout=W.Layout(width="100%"))
 
 

@@ -95,7 +95,7 @@ def within(seconds, condition, what=""):
 
 
 class Kernel:
-    """The kernel of the notebook that was opened last, asked over its own connection."""
+    """The kernel that was started last, asked over a connection of our own."""
 
     def __init__(self, runtime):
         newest = max(runtime.glob("kernel-*.json"), key=lambda path: path.stat().st_mtime)
@@ -137,6 +137,9 @@ def lab(tmp_path_factory):
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     parameters.source = parameters.source.replace("steps = 60", "steps = 2000")
     nbformat.write(notebook, path)
+    quiet = folder / "lab-settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     shutil.copy(path, path.with_name("another.ipynb"))
     options = "--no-browser", "--allow-root", "--ip=127.0.0.1", "--IdentityProvider.token=", "--ServerApp.password="
     command = "jupyter", "lab", *options, "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={folder}/root"
@@ -148,17 +151,29 @@ class Lab:
     """A notebook in JupyterLab."""
 
     def __init__(self, browser, lab, notebook=NOTEBOOK, width=1280, dark=False):
-        self.address, self.folder = lab
+        (self.address, self.folder), self.kernels = lab, []
         self.page = browser.new_page(viewport={"width": width, "height": 1400})
-        self.page.goto(f"{self.address}/lab/tree/notebooks/{notebook}?reset", timeout=90_000)
+        self.page.goto(f"{self.address}/lab/workspaces/{id(self)}/tree/notebooks/{notebook}", timeout=90_000)
         self.page.wait_for_function("window.jupyterapp && document.querySelector('.jp-Notebook .jp-CodeCell')")
+        within(60, lambda: "Python 3 (ipykernel) | Idle" in self.page.locator("#jp-main-statusbar").inner_text())
+        self.command("application:toggle-left-area")
         if dark:
             self.command("apputils:change-theme", theme="JupyterLab Dark")
-        within(60, lambda: self.page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").count(), "a kernel")
         self.page.evaluate(WATCH)
 
+    def kernel(self):
+        """The notebook's kernel, started last."""
+        self.kernels.append(Kernel(self.folder / "runtime"))
+        return self.kernels[-1]
+
+    def close(self):
+        for kernel in self.kernels:
+            kernel.client.stop_channels()
+        self.command("kernelmenu:shutdown")
+        self.page.close()
+
     def command(self, name, **arguments):
-        self.page.evaluate("([name, arguments]) => jupyterapp.commands.execute(name, arguments)", [name, arguments])
+        self.page.evaluate("([name, arguments]) => { jupyterapp.commands.execute(name, arguments) }", [name, arguments])
 
     def run_all(self):
         self.command("notebook:run-all-cells")
@@ -209,15 +224,14 @@ def opened(browser, lab):
 
     yield open_notebook
     for page in pages:
-        page.command("kernelmenu:shutdown")
-        page.page.close()
+        page.close()
 
 
 def test_steering(opened):
     lab = opened()
     lab.run_all()
     within(90, lambda: lab.step > 5, "a sketch")
-    kernel = Kernel(lab.folder / "runtime")
+    kernel = lab.kernel()
     lab.press("Stop")
     lab.press("Start")
     within(30, lambda: "256 px" in lab.caption, "painting at 256 px")
@@ -241,9 +255,10 @@ def test_steering(opened):
 
     to_loop, to_page = [], []
     for press in presses:
-        at, beta = next((at, beta) for at, beta in log["steered"] if at >= press / 1000)
-        to_loop.append(1000 * at - press)
-        step = next(step for when, step, used in log["stepped"] if when >= at and used == beta)
+        steered = [(at, beta) for at, beta in log["steered"] if at >= press / 1000]
+        to_loop.append(1000 * steered[0][0] - press)
+        since = {beta for _, beta in steered}
+        step = next(step for at, step, beta in log["stepped"] if at >= steered[0][0] and beta in since)
         shown = next(when for when, caption in frames if int(re.search(r"step (\d+)", caption)[1]) >= step)
         to_page.append(shown - press)
     assert len(presses) == 30
@@ -299,7 +314,7 @@ def test_run_twice_an_error_and_two_notebooks(opened):
     lab = opened()
     lab.run_all()
     within(90, lambda: lab.step > 3, "a sketch")
-    kernel = Kernel(lab.folder / "runtime")
+    kernel = lab.kernel()
     kernel("first = playground.painter")
     lab.run_all()
     within(60, lambda: kernel("print(playground.painter is not first)") == "True")
