@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-browser slow lab app lint bench notebooks styles
+.PHONY: demo test test-browser soak slow lab app lint bench notebooks styles
 
 demo: $(INSTALLED)  ## paint data/'s demo pair into outputs/
 	$(BIN)/python -m nst_helpers.demo
@@ -13,6 +13,9 @@ test: $(INSTALLED)  ## the whole test suite
 
 test-browser: $(INSTALLED)  ## the playground in real pages; wants Chromium
 	$(BIN)/python -m pytest -m browser -s
+
+soak: $(INSTALLED)  ## half an hour of steering: does the memory grow?
+	$(BIN)/python -m benchmarks.soak
 
 slow: $(INSTALLED)  ## the notebooks with quality "good", which make test leaves out
 	$(BIN)/python -m pytest -m slow

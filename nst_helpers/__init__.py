@@ -1,5 +1,11 @@
 """Neural style transfer (Gatys et al. 2016), in the order in which the course builds it."""
 
+import os
+
+# Read when torch is loaded. Otherwise OpenMP's threads wait in a loop, and two programs on the same processor (two
+# notebooks, a notebook and its browser) make each other several times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from .animation import save_animation
 from .colours import recolour
 from .engine import pick_engine

@@ -1,4 +1,4 @@
-"""`python -m nst_helpers.app`: the playground as a web app, for people who do not want code. Other options are Voilà's."""
+"""`python -m nst_helpers.app`: the playground as a web app, for people who want no code. It takes Voilà's options."""
 
 import os
 import sys

@@ -60,7 +60,7 @@ def _body(points: Sequence[Point], marks: Sequence[Mark]) -> str:
     for name, colour in CURVES.items():
         path = " ".join(f"{x(point.step):.1f},{y(getattr(point, name)):.1f}" for point in points)
         drawn.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{3 if name == "total" else 1.4}"/>'
             f'<text x="{WIDTH - RIGHT + 5}" y="{ends[name] + 4:.1f}" fill="{colour}">{LABELS[name]}</text>'
         )
     return "".join(drawn)

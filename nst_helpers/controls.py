@@ -19,6 +19,7 @@ PROJECT = Path(__file__).parent.parent
 FRAME = 512  # px of the longest side of a picture as shown, at most
 OWN = "your own"
 BEAT = 2  # seconds between the signs of life of a web app's page
+FULL = "calc(100% - 12px)"
 WIDE = {"description_width": "110px"}
 
 BUTTONS = {
@@ -65,7 +66,12 @@ class Panel:
         for name, source in sources.items():
             known = known_pictures(name)
             self.pictures[name] = choice(name.capitalize(), [OWN, *known], source if source in known else OWN)
-            self.uploads[name] = W.FileUpload(accept="image/*", multiple=False, description=f"Upload {name}")
+            self.uploads[name] = W.FileUpload(
+                accept="image/*",
+                multiple=False,
+                description=f"Upload {name}",
+                layout=W.Layout(width="auto", margin="2px 2px 2px 114px"),
+            )
             self.addresses[name] = text(f"{name.capitalize()} at", "address or path, then Enter")
         self.timeline, self.wipe = timeline("Timeline"), slider("Wipe", 0, 0, 1, 0.01)
         self.zoom = slider("Zoom, ×", 1, 1, 8, 0.1)
@@ -115,17 +121,17 @@ def log_slider(label: str, value: float, low: float, high: float) -> tuple[W.Bou
         value, min=math.log10(low), max=math.log10(high), step=0.02, readout=False, layout=W.Layout(flex="1 1 90px")
     )
     W.link((slider, "value"), (number, "value"), transform=(lambda value: float(f"{value:.3g}"), lambda value: value))
-    return number, W.HBox([number, slider], layout=W.Layout(width="100%"))
+    return number, W.HBox([number, slider], layout=W.Layout(width=FULL))
 
 
 def slider(label: str, value: float, low: float, high: float, step: float) -> W.FloatSlider:
     return W.FloatSlider(
-        value, min=low, max=high, step=step, description=label, style=WIDE, layout=W.Layout(width="100%")
+        value, min=low, max=high, step=step, description=label, style=WIDE, layout=W.Layout(width=FULL)
     )
 
 
 def choice(label: str, options, value) -> W.Dropdown:
-    return W.Dropdown(options=options, value=value, description=label, style=WIDE, layout=W.Layout(width="100%"))
+    return W.Dropdown(options=options, value=value, description=label, style=WIDE, layout=W.Layout(width=FULL))
 
 
 def whole_number(label: str, value: int, low: int, high: int) -> W.BoundedIntText:
@@ -137,7 +143,7 @@ def text(label: str, placeholder: str) -> W.Text:
 
 
 def timeline(label: str) -> W.IntSlider:
-    return W.IntSlider(0, min=0, max=0, description=label, readout=False, style=WIDE, layout=W.Layout(width="100%"))
+    return W.IntSlider(0, min=0, max=0, description=label, readout=False, style=WIDE, layout=W.Layout(width=FULL))
 
 
 def view() -> W.HTML:
@@ -174,7 +180,8 @@ def figure(image: Tensor | None, caption: str, alt: str) -> str:
     shown = '<div style="aspect-ratio: 1; border: 1px dashed currentColor; opacity: 0.4"></div>'
     if image is not None:
         source = f"data:image/jpeg;base64,{base64.b64encode(jpeg(image)).decode()}"
-        shown = f'<img src="{source}" alt="{escape(alt)}" style="width: 100%; display: block">'
+        fit = "width: 100%; max-height: 260px; object-fit: contain; object-position: left"
+        shown = f'<img src="{source}" alt="{escape(alt)}" style="{fit}">'
     return f'<figure style="margin: 0 4px">{shown}<figcaption>{escape(caption)}</figcaption></figure>'
 
 

@@ -72,6 +72,10 @@ class Painter:
         """Begin a new painting; `sizes`, `steps` and `start` as `StyleTransfer` has them."""
         self._order(self._paint, tuple(sizes), steps, start)
 
+    def start(self, sizes: Sequence[int], steps: int | Sequence[int], start: str) -> None:
+        """Go on with a painting that is paused; where none is going on, begin a new one as `paint` does."""
+        self._order(self._start, tuple(sizes), steps, start)
+
     def take_pictures(self, content_image: Tensor, style_image: Tensor) -> None:
         """Forget the painting, and take other pictures for the next."""
         self._order(self._take_pictures, content_image, style_image)
@@ -175,6 +179,12 @@ class Painter:
     def _paint(self, sizes: tuple[int, ...], steps: int | Sequence[int], start: str) -> None:
         self._reset()
         self._begin(sizes, steps, start)
+
+    def _start(self, *plan) -> None:
+        if self.state == "paused":
+            self._resume()
+        elif self.state != "painting":
+            self._paint(*plan)
 
     def _begin(self, sizes: tuple[int, ...], steps: int | Sequence[int], start: str | None) -> None:
         """Begin an act, from a start or the image as it is, and with the settings as they are."""

@@ -1,12 +1,15 @@
 """The playground: a painting that is steered while it is painted, in JupyterLab, in Colab and as a web app."""
 
 import base64
+import contextlib
+import io
 import math
 import queue
 import sys
 import tempfile
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +21,7 @@ import torch
 from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from .animation import save_animation
@@ -34,6 +38,7 @@ from .vgg import VGG
 SKETCH, SKETCH_STEPS = 128, 25  # px and steps of the sketch that follows any change of pictures
 PAUSE = 0.2  # seconds from one frame to the next, at least
 UPLOAD_BYTES = 7_000_000  # a page sends it in text a third longer, and the server takes 10 MiB
+UPLOAD_PIXELS = 40_000_000
 SILENCE = 20  # seconds without a sign of life from a web app's page, after which its painting pauses
 
 
@@ -107,10 +112,7 @@ class Playground:
 
     def start(self) -> None:
         """Begin a painting; go on with one that is paused."""
-        if self.painter.state == "paused":
-            self.painter.resume()
-        elif self.painter.state != "painting":
-            self.painter.paint((self.panel.size.value,), self.panel.steps.value, self.panel.start_choice.value)
+        self.painter.start((self.panel.size.value,), self.panel.steps.value, self.panel.start_choice.value)
 
     def render(self) -> None:
         """Begin a painting that goes from coarse to fine."""
@@ -129,7 +131,7 @@ class Playground:
 
     def step(self) -> None:
         """Make one step, and pause."""
-        if self.painter.state in ("idle", "stopped", "failed"):
+        if self.painter.run is None:
             self.start()
         self.painter.step()
 
@@ -229,7 +231,10 @@ class Playground:
         for name in self._images:
             self._on(self.panel.pictures[name], lambda self, path, name=name: self._pick(name, path))
             self._on(self.panel.uploads[name], lambda self, files, name=name: self._later(self._upload, name, files))
-            self._on(self.panel.addresses[name], lambda self, where, name=name: self._later(self._take, name, where))
+            self._on(
+                self.panel.addresses[name],
+                lambda self, where, name=name: where and self._later(self._take, name, where),
+            )
         self._on(self.panel.timeline, Playground._choose)
         self._on(self.panel.ticks, Playground._tick)
         for widget in (self.panel.wipe, self.panel.zoom, self.panel.across, self.panel.down):
@@ -299,12 +304,13 @@ class Playground:
         content = bytes(file["content"])
         if len(content) > UPLOAD_BYTES:
             raise ValueError(f"{file['name']}: over {UPLOAD_BYTES // 10**6} MB")
+        with contextlib.suppress(UnidentifiedImageError), Image.open(io.BytesIO(content)) as picture:
+            if picture.width * picture.height > UPLOAD_PIXELS:
+                raise ValueError(f"{file['name']}: over {UPLOAD_PIXELS // 10**6} megapixels")
         self._take(name, content, file["name"])
 
     def _take(self, name: str, source: str | bytes, called: str | None = None) -> None:
         """Take another picture for the content or the style, and sketch."""
-        if not source:
-            return
         self._images[name] = _load(source)
         self._names[name] = called or source
         self.panel.pictures[name].value = source if source in self.panel.pictures[name].options else OWN
@@ -342,7 +348,10 @@ class Playground:
                 return
             if self.app and self.painter.state == "painting" and time.monotonic() - self._last_beat > SILENCE:
                 self.painter.pause()
-            self._draw(self.painter.story, self.shown)
+            try:
+                self._draw(self.painter.story, self.shown)
+            except Exception:  # nobody would see it, and nothing be drawn any more
+                self.panel.trouble.value = f'<pre role="alert">{escape(traceback.format_exc())}</pre>'
 
     def _draw(self, story: Story, shown: Snapshot | None) -> None:
         part = self.panel.zoom.value, self.panel.across.value, self.panel.down.value

@@ -35,6 +35,7 @@ OTHER = {  # names, figures and choices; what they return is looked at, or used
     "find_picture",
     "load_vgg",
     "pick_engine",
+    "save_animation",
     "show_grid",
     "show_images",
     "show_losses",

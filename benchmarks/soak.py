@@ -1,0 +1,37 @@
+"""`python -m benchmarks.soak [minutes]`: a playground that paints for 30 minutes, a slider moved every second.
+
+Prints the memory of the process each minute, and how much it grew from minute 10 to the end.
+"""
+
+import sys
+import time
+
+import psutil
+
+from nst_helpers.widgets import Playground
+
+
+def main(minutes: float = 30) -> None:
+    playground = Playground(size=256, steps=2000, network="vgg16")
+    playground.wait(block=True)
+    playground.start()
+    process, began, megabytes = psutil.Process(), time.monotonic(), []
+    while (elapsed := time.monotonic() - began) < 60 * minutes:
+        playground.panel.stylised.value = 0.3 + 0.4 * (int(elapsed) % 2)
+        if playground.painter.state in ("done", "stopped"):
+            playground.start()
+        if elapsed >= 60 * len(megabytes):
+            megabytes.append(process.memory_info().rss / 1e6)
+            kept = len(playground.painter.story.snapshots), len(playground.painter.story.points)
+            print(
+                f"minute {len(megabytes) - 1}: {megabytes[-1]:.0f} MB, step {playground.steps_made}, kept {kept}",
+                flush=True,
+            )
+        time.sleep(1)
+    playground.painter.wait(0) if playground.painter.error else playground.close()
+    if len(megabytes) > 10:
+        print(f"from minute 10 to {len(megabytes) - 1}: {megabytes[-1] - megabytes[10]:+.0f} MB")
+
+
+if __name__ == "__main__":
+    main(*map(float, sys.argv[1:]))

@@ -1,0 +1,384 @@
+"""The playground without a page; `test_browser` has the pages."""
+
+import gc
+import io
+import subprocess
+import sys
+import threading
+import time
+import weakref
+
+import pytest
+import torch
+from conftest import ROOT
+
+import nst_helpers as nst
+from nst_helpers import painter as painters
+from nst_helpers import widgets
+from nst_helpers.painter import Painter
+from nst_helpers.widgets import Playground
+
+
+@pytest.fixture
+def images(picture):
+    return picture(48, 64), picture(64, 64, seed=1)
+
+
+@pytest.fixture
+def painter(images, vgg16):
+    painter = Painter(*images, network=vgg16)
+    yield painter
+    painter.close()
+
+
+class TestPainter:
+    def test_paints(self, painter):
+        assert painter.state == "idle"
+        painter.paint((32, 64), (2, 3), "content")
+        painter.wait(60)
+        assert (painter.state, painter.story.steps, painter.run.done) == ("done", 5, True)
+        assert painter.seconds_a_step > 0
+
+    def test_steering_acts_from_the_next_step(self, painter):
+        painter.paint((64,), 500, "content")
+        while painter.story.steps < 3:
+            time.sleep(0.01)
+        painter.steer(beta=77.0)
+        assert painter.run.beta == 77
+        steps = painter.story.steps
+        while painter.story.steps < steps + 2:
+            time.sleep(0.01)
+        painter.pause()
+        painter.wait(60)
+        assert painter.story.acts[0].changes[-1][1] == {"beta": 77.0}
+        painter.step()
+        painter.wait(60)
+        assert painter.run.state.settings.beta == 77
+
+    def test_steering_outlives_the_run(self, painter):
+        painter.steer(alpha=3.0, optimiser="adam", learning_rate=0.005)
+        painter.paint((64,), 1, "content")
+        painter.wait(60)
+        assert (painter.run.alpha, painter.run.optimiser, painter.run.learning_rate) == (3, "adam", 0.005)
+        painter.steer(optimiser="lbfgs")
+        painter.paint((64,), 1, "content")
+        painter.wait(60)
+        assert (painter.run.optimiser, painter.run.learning_rate) == ("lbfgs", 1)
+
+    def test_steering_after_the_end_paints_on(self, painter):
+        painter.paint((64,), 2, "content")
+        painter.wait(60)
+        painter.steer(beta=20.0)
+        painter.wait(60)
+        assert painter.story.steps == 2 + painters.MORE
+
+    @pytest.mark.parametrize("controls", [{"beta": -1}, {"optimiser": "sgd"}, {"size": 3}])
+    def test_nonsense_changes_nothing(self, painter, controls):
+        painter.paint((64,), 1, "content")
+        painter.wait(60)
+        with pytest.raises(ValueError, match=r"finite number|one of|cannot be steered"):
+            painter.steer(**controls)
+        assert painter.settings == {}
+        assert painter.story.steps == 1
+
+    def test_pause_step_resume_stop(self, painter):
+        painter.paint((64,), 30, "content")
+        painter.pause()
+        painter.wait(60)
+        steps = painter.story.steps
+        time.sleep(0.3)
+        assert (painter.state, painter.story.steps) == ("paused", steps)
+        painter.step()
+        painter.wait(60)
+        assert (painter.state, painter.story.steps) == ("paused", steps + 1)
+        painter.resume()
+        painter.stop()
+        painter.wait(60)
+        assert painter.state == "stopped"
+        assert painter.story.steps < 30
+        painter.resume()  # a painting that was stopped has ended
+        painter.wait(60)
+        assert painter.state == "stopped"
+
+    def test_start_goes_on_with_what_is_paused(self, painter):
+        painter.start((64,), 10, "content")
+        painter.pause()
+        painter.wait(60)
+        run = painter.run
+        painter.start((32,), 3, "noise")
+        painter.wait(60)
+        assert painter.run is run
+        assert painter.story.steps == 10
+        painter.start((32,), 3, "noise")
+        painter.wait(60)
+        assert painter.story.steps == 3
+
+    def test_back(self, painter):
+        painter.paint((32, 64), (4, 4), "content")
+        painter.wait(60)
+        snapshot = painter.story.snapshots[2]
+        painter.back(snapshot, 10)
+        painter.wait(60)
+        assert (painter.state, painter.story.latest, painter.story.steps) == ("paused", snapshot, 3)
+        painter.step()
+        painter.wait(60)
+        assert (painter.story.latest.size, painter.story.steps) == (32, 4)
+
+    def test_other_size_and_start_on_the_way(self, painter):
+        painter.paint((32,), 3, "content")
+        painter.wait(60)
+        painter.paint_on(64, 4)
+        painter.wait(60)
+        assert (painter.story.latest.size, painter.story.steps) == (64, 7)
+        painter.paint_on(None, 1, "noise")
+        painter.wait(60)
+        assert (painter.story.latest.size, painter.story.steps) == (64, 8)
+        noise = nst.StyleTransfer(
+            painter.content_image, painter.style_image, network=painter.network, sizes=(64,), start="noise"
+        )
+        assert torch.equal(painter.story.latest.image, noise.image)
+
+    def test_errors_are_kept_and_raised(self, painter):
+        painter.paint((64,), 3, "nowhere")
+        with pytest.raises(ValueError, match='start is "content"'):
+            painter.wait(60)
+        assert painter.state == "failed"
+        assert "Traceback" in painter.failure
+        painter.paint((64,), 3, "content")
+        painter.wait(60)
+        assert (painter.state, painter.failure) == ("done", "")
+
+    def test_timeout_and_interrupt(self, painter, monkeypatch):
+        painter.paint((64,), 2000, "content")
+        with pytest.raises(TimeoutError, match="still painting"):
+            painter.wait(0.1)
+
+        def interrupted(timeout):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(painter._at_rest, "wait", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                painter.wait()
+        painter.wait(60)
+        assert painter.state == "stopped"
+
+    def test_the_thread_ends(self, images, vgg16):
+        threads = threading.active_count()
+        left, closed = Painter(*images, network=vgg16), Painter(*images, network=vgg16)
+        left.paint((64,), 5000, "content")
+        weak = weakref.ref(left)
+        closed.close()
+        del left
+        gc.collect()
+        deadline = time.monotonic() + 10
+        while (weak() or threading.active_count() > threads) and time.monotonic() < deadline:
+            gc.collect()
+            time.sleep(0.05)
+        assert weak() is None
+        assert not [thread for thread in threading.enumerate() if thread.name == "painter"]
+
+
+@pytest.fixture
+def playground(images, vgg16, tmp_path, monkeypatch):
+    monkeypatch.setattr(widgets, "PROJECT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    playground = Playground(*images, size=64, steps=6, network=vgg16)
+    yield playground
+    playground.close()
+
+
+def settled(playground):
+    playground.wait(block=True, timeout=60)
+    return playground
+
+
+class TestPlayground:
+    def test_begins_with_a_sketch(self, playground):
+        figure = playground.wait(block=True, timeout=60)
+        assert len(figure.axes) == 3
+        assert (playground.steps_made, playground.painter.state) == (widgets.SKETCH_STEPS, "done")
+        assert "data:image/jpeg" in playground.panel.views["output"].value
+        assert 'alt="Output: step 25, 64 px, loss' in playground.panel.views["output"].value
+        assert "<polyline" in playground.panel.chart.value
+        assert "s a step" in playground.panel.status.value
+
+    def test_without_a_kernel_nobody_can_steer(self, playground):
+        assert playground.wait(timeout=60) is not None
+
+    def test_sliders(self, playground):
+        panel, run = settled(playground).panel, playground.painter.run
+        panel.beta.value = 123
+        assert run.beta == 123
+        assert panel.stylised.value == pytest.approx(widgets.stylised(1, 123))
+        panel.stylised.value = 0.25
+        assert (run.alpha, run.beta) == (1, pytest.approx(1))
+        panel.tv_weight.value = 7
+        panel.weights["relu2_1"].value = 3.5
+        assert (run.tv_weight, run.style_weights["relu2_1"]) == (7, 3.5)
+        panel.step_size.value = 0.5
+        panel.optimiser.value = "adam"
+        assert (run.optimiser, run.learning_rate) == ("adam", 0.01)
+        settled(playground)
+        assert run.state.settings.beta == pytest.approx(1)
+
+    @pytest.mark.filterwarnings("ignore:.*enlarged from")
+    def test_render_and_size_and_start(self, playground):
+        playground.render()
+        settled(playground)
+        assert playground.painter.run.sizes == (64,)
+        playground.panel.size.value = 128
+        settled(playground)
+        assert playground.shown.size == 128
+        playground.panel.start_choice.value = "content"
+        settled(playground)
+        assert playground.painter.story.acts[-1].start == "content"
+
+    def test_timeline_and_back(self, playground):
+        settled(playground)
+        playground.panel.timeline.value = 4
+        assert playground.shown.step == 5
+        settled(playground)
+        assert "step 5" in playground.panel.views["output"].value
+        playground.back()
+        settled(playground)
+        assert playground.steps_made == 5
+        playground.step()
+        assert settled(playground).steps_made == 6
+        playground.reset()
+        settled(playground)
+        assert playground.shown is None
+        assert "not begun" in playground.panel.views["output"].value
+
+    def test_wipe_and_zoom(self, playground):
+        settled(playground)
+        seen = playground.panel.views["output"].value, playground.panel.views["content"].value
+        playground.panel.wipe.value = 0.5
+        settled(playground)
+        assert playground.panel.views["output"].value != seen[0]
+        half = playground._wiped(playground.shown)
+        assert torch.equal(half[..., 32:], playground.shown.image[..., 32:])
+        assert (half[..., :32] - playground._images["content"][..., :32]).abs().max() < 1e-6
+        playground.panel.zoom.value = 4
+        settled(playground)
+        assert playground.panel.views["content"].value != seen[1]
+
+    def test_other_pictures(self, playground, picture, tmp_path):
+        settled(playground)
+        nst.save_image(picture(64, 48, seed=5), tmp_path / "mine.png")
+        playground.panel.addresses["content"].value = str(tmp_path / "mine.png")
+        time.sleep(0.5)
+        settled(playground)
+        assert playground.shown.image.shape == (1, 3, 64, 48)
+        file = io.BytesIO()
+        nst.to_pil(picture(32, 64, seed=6)).save(file, "PNG")
+        playground._take("style", file.getvalue(), "uploaded.png")
+        settled(playground)
+        assert playground.painter.style_image.shape == (1, 3, 32, 64)
+        assert "uploaded" in playground.panel.views["style"].value
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [(b"", "zero-sized"), (b"no picture", "not an image"), (bytes(8_000_000), "over 7 MB"), (None, "megapixels")],
+    )
+    def test_bad_uploads_are_told_and_change_nothing(self, playground, content, said, monkeypatch):
+        settled(playground)
+        if content is None:
+            monkeypatch.setattr(widgets, "UPLOAD_PIXELS", 1000)
+            file = io.BytesIO()
+            nst.to_pil(playground._images["content"]).save(file, "PNG")
+            content = file.getvalue()
+        before = playground._images["content"]
+        for files in ({"a.png": {"content": content}}, ({"name": "a.png", "content": memoryview(content)},)):
+            playground._later(playground._upload, "content", files)
+            settled(playground)
+            assert said in playground.panel.trouble.value
+            assert playground._images["content"] is before
+            assert playground.steps_made == widgets.SKETCH_STEPS
+
+    def test_saving_overwrites_nothing(self, playground, tmp_path):
+        settled(playground)
+        paths = [playground.save_image(), playground.save_image(), playground.save_gif(), playground.save_mp4()]
+        assert len(set(paths)) == 4
+        assert all(path.parent == tmp_path / "outputs" or path.parent.name == "outputs" for path in paths)
+        assert (nst.load_image(paths[0], None) - playground.shown.image).abs().max() <= 0.5 / 255 + 1e-6
+
+    def test_code(self, playground, images, vgg16):
+        settled(playground)
+        playground.panel.beta.value = 40
+        settled(playground)
+        names = {"content_image": images[0], "style_image": images[1]}
+        exec(playground.show_code(), names)
+        assert torch.equal(names["image"], playground.shown.image)
+
+    def test_errors_are_shown(self, playground):
+        settled(playground)
+        playground.painter.run.evaluate = None
+        playground.resume()
+        with pytest.raises(TypeError):
+            playground.wait(block=True, timeout=60)
+        playground._refresh()
+        assert "TypeError" in playground.panel.trouble.value
+        assert 'role="alert"' in playground.panel.trouble.value
+
+    def test_there_is_one(self, playground, images, vgg16):
+        other = Playground(*images, network=vgg16)
+        assert playground.painter.state in ("idle", "painting", "closed")
+        deadline = time.monotonic() + 20
+        while playground.painter.state != "closed" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert playground.painter.state == "closed"
+        playground.start()  # does nothing
+        other.close()
+
+    def test_it_is_not_kept_alive(self, images, vgg16):
+        playground = Playground(*images, network=vgg16)
+        playground.start()
+        weak = weakref.ref(playground)
+        del playground
+        deadline = time.monotonic() + 20
+        while weak() is not None and time.monotonic() < deadline:
+            gc.collect()
+            time.sleep(0.05)
+        assert weak() is None
+
+    def test_in_colab_ticks_paint(self, images, vgg16, monkeypatch):
+        monkeypatch.setitem(sys.modules, "google.colab", sys)
+        playground = Playground(*images, network=vgg16)
+        assert playground.panel.ticks.layout.display is None
+        threads = [thread.name for thread in threading.enumerate()]
+        for tick in range(1, 6):
+            playground.panel.ticks.value = tick
+        assert playground.steps_made == 5
+        assert "step 5" in playground.panel.views["output"].value
+        playground.panel.beta.value = 50
+        playground.panel.ticks.value = 6
+        assert playground.painter.run.state.settings.beta == 50
+        assert settled(playground).steps_made == widgets.SKETCH_STEPS
+        assert threads.count("playground") == 0
+        playground.close()
+
+    def test_an_app_pauses_while_nobody_looks(self, images, vgg16, monkeypatch):
+        monkeypatch.setattr(widgets, "SILENCE", 1)
+        playground = Playground(*images, network=vgg16, app=True, size=64, steps=2000)
+        settled(playground)
+        playground.start()
+        deadline = time.monotonic() + 20
+        while playground.painter.state != "paused" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert playground.painter.state == "paused"
+        steps = playground.steps_made
+        playground.panel.ticks.value = 1  # the page is back
+        deadline = time.monotonic() + 20
+        while playground.steps_made == steps and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert playground.steps_made > steps
+        assert playground.save_image() is None
+        assert "download=" in playground._message
+        playground.close()
+
+
+def test_torch_waits_without_turning():
+    code = "import nst_helpers, os; print(os.environ['OMP_WAIT_POLICY'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "PASSIVE"
