@@ -240,14 +240,13 @@ class Painter:
 def keep_calling(method: Callable[[], bool | None], wake: threading.Event, name: str) -> None:
     """Call a bound method in a thread: again at once where it returns True, when woken where False, no more after None.
 
-    The thread holds its owner weakly, and ends when that is gone.
+    The thread holds its owner weakly, and ends when that is gone, or Python ends.
     """
-    weak = weakref.WeakMethod(method)
-    weakref.finalize(method.__self__, wake.set)
+    weak, ended = weakref.WeakMethod(method), threading.Event()
 
     def work() -> None:
         again = True
-        while again is not None:
+        while again is not None and not ended.is_set():
             if not again:
                 wake.wait()
                 wake.clear()
@@ -255,4 +254,12 @@ def keep_calling(method: Callable[[], bool | None], wake: threading.Event, name:
             again = call and call()
             del call
 
-    threading.Thread(target=work, daemon=True, name=name).start()
+    def end() -> None:
+        ended.set()
+        wake.set()
+        if threading.current_thread() is not thread:
+            thread.join(10)  # at exit, torch must not be in the middle of something
+
+    thread = threading.Thread(target=work, daemon=True, name=name)
+    weakref.finalize(method.__self__, end)
+    thread.start()

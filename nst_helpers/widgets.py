@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .animation import save_animation
 from .chart import loss_chart
-from .controls import KEEP, OWN, PROJECT, SIZES, Panel, crop, figure, stylised
+from .controls import BEAT, KEEP, OWN, PROJECT, SIZES, Panel, crop, figure, stylised
 from .images import find_picture, load_image, resize, save_image
 from .optimisers import OPTIMISERS
 from .painter import Painter, keep_calling
@@ -154,16 +154,15 @@ class Playground:
 
     def save_image(self) -> Path | None:
         """Save the image shown as PNG; None while there is none."""
-        if (shown := self.shown) is not None:
-            return self._keep(".png", lambda path: save_image(shown.image, path))
+        return self._keep(".png", lambda path, story, shown: save_image(shown.image, path))
 
     def save_gif(self) -> Path | None:
         """Save a time-lapse of the snapshots as GIF."""
-        return self._save_animation(".gif")
+        return self._keep(".gif", _time_lapse)
 
     def save_mp4(self) -> Path | None:
         """Save a time-lapse of the snapshots as MP4."""
-        return self._save_animation(".mp4")
+        return self._keep(".mp4", _time_lapse)
 
     def show_code(self) -> str:
         """Show, and return, Python that paints the image shown again, without the playground."""
@@ -346,12 +345,20 @@ class Playground:
                     self._message = _problem(error)
             if self.painter.state == "closed":
                 return
-            if self.app and self.painter.state == "painting" and time.monotonic() - self._last_beat > SILENCE:
-                self.painter.pause()
+            if self.app and self.painter.state == "painting":
+                self._listen()
             try:
                 self._draw(self.painter.story, self.shown)
             except Exception:  # nobody would see it, and nothing be drawn any more
                 self.panel.trouble.value = f'<pre role="alert">{escape(traceback.format_exc())}</pre>'
+
+    def _listen(self) -> None:
+        """Pause where the page has been silent for long; a page that was just drawn may want to be told to beat."""
+        silent = time.monotonic() - self._last_beat
+        if silent > SILENCE:
+            self.painter.pause()
+        elif silent > 2 * BEAT:
+            self.panel.ticks.playing = not self.panel.ticks.playing
 
     def _draw(self, story: Story, shown: Snapshot | None) -> None:
         part = self.panel.zoom.value, self.panel.across.value, self.panel.down.value
@@ -404,19 +411,17 @@ class Playground:
 
     # Saving
 
-    def _save_animation(self, suffix: str) -> Path | None:
-        story = self.painter.story
-        if story.latest is not None:
-            images = [snapshot.image for snapshot in (*story.snapshots, story.latest)]
-            return self._keep(suffix, lambda path: save_animation(images, path))
-
-    def _keep(self, suffix: str, write: Callable[[Path], Path]) -> Path | None:
+    def _keep(self, suffix: str, write: Callable[[Path, Story, Snapshot], Path]) -> Path | None:
         """Write a file that was not there before, and say where; in the app, offer it for download instead."""
+        story, shown = self.painter.story, self.shown
+        if shown is None:
+            self._message = "Nothing is painted yet."
+            return None
         stems = "_".join(Path(name).stem for name in self._names.values())
-        name = f"{stems}_{self.shown.step:04}"
+        name = f"{stems}_{shown.step:04}"
         if self.app:
             with tempfile.TemporaryDirectory() as folder:
-                data = base64.b64encode(write(Path(folder) / f"painting{suffix}").read_bytes()).decode()
+                data = base64.b64encode(write(Path(folder) / f"painting{suffix}", story, shown).read_bytes()).decode()
             kind = {".png": "image/png", ".gif": "image/gif", ".mp4": "video/mp4"}[suffix]
             self._message = (
                 f'<a download="{escape(name)}{suffix}" href="data:{kind};base64,{data}">Download {suffix}</a>'
@@ -427,9 +432,13 @@ class Playground:
         while path.exists():
             number += 1
             path = folder / f"{name}_{number}{suffix}"
-        write(path)
+        write(path, story, shown)
         self._message = f"Saved {escape(str(path))}"
         return path
+
+
+def _time_lapse(path: Path, story: Story, shown: Snapshot) -> Path:
+    return save_animation([*(snapshot.image for snapshot in story.snapshots), story.latest.image], path)
 
 
 def _load(source: str | Path | bytes | Tensor) -> Tensor:

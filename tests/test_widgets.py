@@ -297,6 +297,11 @@ class TestPlayground:
             assert playground.steps_made == widgets.SKETCH_STEPS
 
     def test_saving_overwrites_nothing(self, playground, tmp_path):
+        settled(playground).reset()
+        settled(playground)
+        assert playground.save_image() is playground.save_gif() is None
+        assert "Nothing is painted yet" in playground._message
+        playground.sketch()
         settled(playground)
         paths = [playground.save_image(), playground.save_image(), playground.save_gif(), playground.save_mp4()]
         assert len(set(paths)) == 4
@@ -382,3 +387,19 @@ def test_torch_waits_without_turning():
     code = "import nst_helpers, os; print(os.environ['OMP_WAIT_POLICY'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "PASSIVE"
+
+
+def test_python_may_end_in_the_middle(images, tmp_path):
+    for name, image in zip(("content", "style"), images, strict=True):
+        nst.save_image(image, tmp_path / f"{name}.png")
+    pictures = str(tmp_path / "content.png"), str(tmp_path / "style.png")
+    code = f"""
+import time
+from nst_helpers.widgets import Playground
+playground = Playground(*{pictures}, network="vgg16", size=64, steps=2000)
+playground.start()
+while playground.steps_made < 3:
+    time.sleep(0.05)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
