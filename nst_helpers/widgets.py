@@ -98,6 +98,9 @@ class Playground:
         self._connect()
         if self._threaded:
             keep_calling(self._refresh_at_leisure, self._fresh, "playground")
+        else:
+            self._message = "Press the small play button to paint."
+            self._refresh()
         self.sketch()
 
     def _ipython_display_(self) -> None:

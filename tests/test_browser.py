@@ -278,6 +278,10 @@ def test_steering(opened):
     assert max(to_page) < 10_000
     assert rate > 0.5
     assert lab.output.locator("svg path[stroke-dasharray]").count() > 20  # each move is marked
+    lab.command("docmanager:save")
+    path = lab.folder / "root" / "notebooks" / NOTEBOOK
+    within(20, lambda: path.stat().st_mtime > began, "a saved notebook")
+    assert path.stat().st_size < 1_000_000
 
 
 BARE = """
