@@ -88,7 +88,11 @@ class Story:
         new = changes if act.made else now
         noted = ((record.iteration, new),) if new else ()
         self.acts[-1] = replace(act, steps=run.steps, made=act.made + 1, changes=act.changes + noted)
-        texts = [*_texts(then, changes), *([f"{record.size} px"] if record.level_step == 0 else [])]
+        texts = _texts(then, changes)
+        if record.level_step == 0:
+            texts.append(f"{record.size} px")
+        if step > 1 and not act.made and act.start is not None:
+            texts.append(f"from {act.start}")
         if texts:
             self.marks.append(Mark(step, ", ".join(texts)))
         weighted = record.settings.alpha * record.content, record.settings.beta * record.style

@@ -83,7 +83,9 @@ class Playground:
         self.app, self._threaded = app, "google.colab" not in sys.modules
         self._jobs, self._fresh, self._drawing = queue.SimpleQueue(), threading.Event(), threading.RLock()
         self._chosen: Snapshot | None = None  # by the timeline
-        self._drawn, self._message, self._last_beat = {}, "", time.monotonic()
+        self._drawn, self._message = {}, ""
+        self._last_beat = self._last_call = time.monotonic()  # of an app's page, and to it
+        self._left = False  # the page, in the middle of a painting
         changed = weakref.WeakMethod(self._changed)
         self.painter = Painter(
             *self._images.values(),
@@ -171,12 +173,7 @@ class Playground:
         """Show, and return, Python that paints the image shown again, without the playground."""
         if self.shown is None:
             return ""
-        expressions = (
-            f"{name}_image  # your own"
-            if source == "tensor"
-            else f"nst.load_image(nst.find_picture({source!r}), {max(self._images[name].shape[2:])})"
-            for name, source in self._names.items()
-        )
+        expressions = (_expression(name, self._names[name], image) for name, image in self._images.items())
         network = self.painter.network
         settings = {"network": network.name if isinstance(network, VGG) else network}
         self.panel.code.value = self.painter.story.code(*expressions, settings, self.shown.step)
@@ -260,6 +257,7 @@ class Playground:
             widget.observe(call, "value")
 
     def _press(self, label: str) -> None:
+        self._message = ""
         method = getattr(self, label.lower().replace(" ", "_"))
         if label in KEEP:
             self._later(method)
@@ -287,8 +285,9 @@ class Playground:
             self._chosen = snapshots[place] if place < len(snapshots) else None
 
     def _tick(self, _) -> None:
-        silent, self._last_beat = time.monotonic() - self._last_beat > SILENCE, time.monotonic()
-        if self.app and silent:
+        self._last_beat = time.monotonic()
+        if self._left:  # and has come back
+            self._left = False
             self.painter.resume()
         if not self._threaded:
             self.painter.turn()
@@ -356,12 +355,15 @@ class Playground:
                 self.panel.trouble.value = f'<pre role="alert">{escape(traceback.format_exc())}</pre>'
 
     def _listen(self) -> None:
-        """Pause where the page has been silent for long; a page that was just drawn may want to be told to beat."""
-        silent = time.monotonic() - self._last_beat
-        if silent > SILENCE:
+        """Pause where the page has been silent for long; one that was drawn just now wants to be told to beat."""
+        now = time.monotonic()
+        if now - self._last_beat > SILENCE:
+            self._left = True
             self.painter.pause()
-        elif silent > 2 * BEAT:
-            self.panel.ticks.playing = not self.panel.ticks.playing
+        elif now - max(self._last_beat, self._last_call) > 2 * BEAT:
+            self._last_call = now
+            self.panel.ticks.playing = False
+            self.panel.ticks.playing = True
 
     def _draw(self, story: Story, shown: Snapshot | None) -> None:
         part = self.panel.zoom.value, self.panel.across.value, self.panel.down.value
@@ -451,6 +453,14 @@ def _load(source: str | Path | bytes | Tensor) -> Tensor:
     where = source if isinstance(source, bytes) else find_picture(source)
     image = load_image(where, None)
     return load_image(where, max(SIZES)) if max(image.shape[2:]) > max(SIZES) else image
+
+
+def _expression(name: str, source: str, image: Tensor) -> str:
+    """Return Python that has an image: the variable that was given, or a picture loaded again."""
+    if source == "tensor":
+        return f"{name}_image  # your own"
+    own = "" if "://" in source or Path(find_picture(source)).exists() else "  # your own file"
+    return f"nst.load_image(nst.find_picture({source!r}), {max(image.shape[2:])}){own}"
 
 
 def _problem(error: Exception) -> str:

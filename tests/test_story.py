@@ -68,6 +68,8 @@ class TestStory:
         assert [mark.step for mark in told.marks] == [1, 3]
         paint(told, 1, start=None)  # alpha is 1 again, which is a change
         assert told.marks[-1].text == "α 1, 64 px"
+        paint(told, 1, start="noise")
+        assert told.marks[-1].text == "64 px, from noise"
 
     def test_memory_is_bounded(self, paint, monkeypatch):
         monkeypatch.setattr(story, "SNAPSHOTS", 6)

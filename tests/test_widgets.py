@@ -378,6 +378,12 @@ class TestPlayground:
         while playground.steps_made == steps and time.monotonic() < deadline:
             time.sleep(0.05)
         assert playground.steps_made > steps
+        playground.pause()
+        settled(playground)
+        steps = playground.steps_made
+        time.sleep(1.5)
+        playground.panel.ticks.value = 2  # back again, but it was the reader who paused
+        assert settled(playground).steps_made == steps
         assert playground.save_image() is None
         assert "download=" in playground._message
         playground.close()
