@@ -11,7 +11,7 @@ import nst_helpers as nst
 from notebooks import checks
 
 NUMBERS = checks.numbers()
-COURSE = sorted((ROOT / "notebooks").glob("0[1-9]_*.ipynb"))
+COURSE = sorted((ROOT / "notebooks").glob("0[1-5]_*.ipynb"))  # 06 has things to find out, and nothing to check
 
 
 def left_behind(module, layer, x):

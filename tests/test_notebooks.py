@@ -127,11 +127,15 @@ class TestCourse:
         self.run(path, tmp_path, mine, quality="good")
 
 
-def test_coarse_to_fine_paints_larger_strokes():
-    """As the committed 05 found with its own pictures; with a reader's it tells, and does not stop."""
+def test_what_05_tells_of_its_own_pictures():
+    """With a reader's pictures it tells, too, and does not stop."""
     text = printed(nbformat.read(ROOT / "notebooks" / "05_training_loop.ipynb", as_version=4))
     at_once, coarse_first = map(int, re.search(r"coarse part: (\d+)% at once, (\d+)% from coarse", text).groups())
     assert coarse_first > 1.2 * at_once
+    with_adam, with_lbfgs = map(float, re.search(r"total variation: ([\d.]+) with Adam, ([\d.]+)", text).groups())
+    assert with_adam > 1.1 * with_lbfgs
+    ends = {start: float(end) for start, end in re.findall(r"from (\w+) +loss +[\d.]+ → +([\d.]+)", text)}
+    assert min(ends, key=ends.get) == "style"
 
 
 class TestQuickstart:
