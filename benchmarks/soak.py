@@ -28,7 +28,9 @@ def main(minutes: float = 30) -> None:
                 flush=True,
             )
         time.sleep(1)
-    playground.painter.wait(0) if playground.painter.error else playground.close()
+    if playground.painter.error is not None:
+        raise playground.painter.error
+    playground.close()
     if len(megabytes) > 10:
         print(f"from minute 10 to {len(megabytes) - 1}: {megabytes[-1] - megabytes[10]:+.0f} MB")
 

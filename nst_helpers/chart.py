@@ -30,10 +30,9 @@ def _summary(points: Sequence[Point]) -> str:
 
 
 def _body(points: Sequence[Point], marks: Sequence[Mark]) -> str:
-    top = max(max(point[1:]) for point in points) or 1.0
-    low = max(
-        min(min(value for value in point[1:] if value > 0) if any(point[1:]) else top for point in points), FLOOR * top
-    )
+    losses = [loss for point in points for loss in point[1:] if loss > 0]
+    top = max(losses, default=1.0)
+    low = max(min(losses, default=top), FLOOR * top)
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(top) - 1e-9)
     last = max(last, first + 1)
     end = max(points[-1].step, 2)

@@ -57,7 +57,7 @@ class Painter:
     def steer(self, **controls) -> None:
         """Set some of `STEERED` for the next step; after the last one, `MORE` are made.
 
-        Raises ValueError for what `StyleTransfer` would not take, and changes nothing then.
+        Raises ValueError for other names, and for what the run that is going on does not take.
         """
         if unknown := set(controls) - set(STEERED):
             raise ValueError(f"{', '.join(unknown)} cannot be steered; {', '.join(STEERED)} can")
@@ -132,7 +132,7 @@ class Painter:
         return "" if self.error is None else "".join(traceback.format_exception(self.error))
 
     def _set(self, controls: dict) -> None:
-        for name in ("optimiser", *STEERED):  # the optimiser before its learning rate
+        for name in STEERED:  # the optimiser before its learning rate
             if self.run is not None and controls.get(name) is not None:
                 setattr(self.run, name, controls[name])
 

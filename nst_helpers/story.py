@@ -57,7 +57,7 @@ class Act:
 
 @dataclass
 class Story:
-    """All of a painting so far, in memory that is bounded however long it goes on."""
+    """All of a painting so far. Images and curves are thinned as it goes on; changes are all kept, for the code."""
 
     acts: list[Act] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)

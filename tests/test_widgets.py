@@ -305,7 +305,7 @@ class TestPlayground:
         settled(playground)
         paths = [playground.save_image(), playground.save_image(), playground.save_gif(), playground.save_mp4()]
         assert len(set(paths)) == 4
-        assert all(path.parent == tmp_path / "outputs" or path.parent.name == "outputs" for path in paths)
+        assert all(path.resolve().parent == tmp_path / "outputs" for path in paths)
         assert (nst.load_image(paths[0], None) - playground.shown.image).abs().max() <= 0.5 / 255 + 1e-6
 
     def test_code(self, playground, images, vgg16):
@@ -328,7 +328,6 @@ class TestPlayground:
 
     def test_there_is_one(self, playground, images, vgg16):
         other = Playground(*images, network=vgg16)
-        assert playground.painter.state in ("idle", "painting", "closed")
         deadline = time.monotonic() + 20
         while playground.painter.state != "closed" and time.monotonic() < deadline:
             time.sleep(0.05)
