@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 import traceback
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 
@@ -27,8 +28,8 @@ class Painter:
         threaded: False leaves it to the caller to call `turn` over and over.
         **settings: other arguments of `StyleTransfer`; those in `STEERED` may be changed later.
 
-    `state` is "idle", "painting", "paused", "stopped", "done", "failed" or "closed". The thread ends with `close`, and
-    when nobody holds the painter any more.
+    `state` is "idle", "painting", "paused", "stopped", "done", "failed" or "closed"; `note` is what the present run
+    warned of. The thread ends with `close`, and when nobody holds the painter any more.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Painter:
         self.network, self.settings, self.changed = network, settings, changed
         self.run: StyleTransfer | None = None
         self.story = Story()
-        self.state, self.error, self.seconds_a_step = "idle", None, 0.0
+        self.state, self.note, self.error, self.seconds_a_step = "idle", "", None, 0.0
         self._single = False
         self._orders, self._at_rest, self._wake = queue.SimpleQueue(), threading.Event(), threading.Event()
         self._at_rest.set()
@@ -57,7 +58,7 @@ class Painter:
     def steer(self, **controls) -> None:
         """Set some of `STEERED` for the next step; after the last one, `MORE` are made.
 
-        Raises ValueError for other names, and for what the run that is going on does not take.
+        Raises ValueError for other names, and for what the run that is going on does not take; then nothing is set.
         """
         if unknown := set(controls) - set(STEERED):
             raise ValueError(f"{', '.join(unknown)} cannot be steered; {', '.join(STEERED)} can")
@@ -132,9 +133,18 @@ class Painter:
         return "" if self.error is None else "".join(traceback.format_exception(self.error))
 
     def _set(self, controls: dict) -> None:
-        for name in STEERED:  # the optimiser before its learning rate
-            if self.run is not None and controls.get(name) is not None:
-                setattr(self.run, name, controls[name])
+        def assign(values: dict) -> None:
+            for name in STEERED:  # the optimiser before its learning rate
+                if values.get(name) is not None:
+                    setattr(self.run, name, values[name])
+
+        if self.run is not None:
+            before = {name: getattr(self.run, name) for name in STEERED}
+            try:
+                assign(controls)
+            except ValueError:
+                assign(before)
+                raise
 
     # What is done between steps
 
@@ -191,15 +201,18 @@ class Painter:
         if not isinstance(self.network, VGG):
             self.network = load_vgg(self.network, device=self.settings.get("device"))
         self.error = None
-        self.run = StyleTransfer(
-            self.content_image,
-            self.style_image,
-            network=self.network,
-            sizes=sizes,
-            steps=steps,
-            start=self.story.latest.image if start is None else start,
-            **self.settings,
-        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self.run = StyleTransfer(
+                self.content_image,
+                self.style_image,
+                network=self.network,
+                sizes=sizes,
+                steps=steps,
+                start=self.story.latest.image if start is None else start,
+                **self.settings,
+            )
+        self.note = "; ".join(dict.fromkeys(str(warning.message) for warning in caught))
         self._set(self.settings)  # what was changed meanwhile
         self.story.begin(self.run, start)
         self.state = "painting"
@@ -233,7 +246,7 @@ class Painter:
         self.content_image, self.style_image = content_image, style_image
 
     def _reset(self) -> None:
-        self.run, self.story, self.error = None, Story(), None
+        self.run, self.story, self.error, self.note = None, Story(), None, ""
         self._rest("idle")
 
 

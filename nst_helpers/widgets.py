@@ -377,7 +377,8 @@ class Playground:
         )
         self._put(self.panel.chart, (shown, story.steps, id(story)), lambda: loss_chart(story.points, story.marks))
         self._put(self.panel.status, self._status(), self._status)
-        trouble = self._message + (f"<pre>{escape(self.painter.failure)}</pre>" if self.painter.failure else "")
+        parts = self._message, escape(self.painter.note), f"<pre>{escape(self.painter.failure)}</pre>"
+        trouble = "<br>".join(part for part in parts if part not in ("", "<pre></pre>"))
         self._put(self.panel.trouble, trouble, lambda: f'<div role="alert" style="overflow: auto">{trouble}</div>')
         place = self._place(story.snapshots)
         self.panel.timeline.max = len(story.snapshots)

@@ -8,6 +8,7 @@ import torch
 import nst_helpers as nst
 
 ROOT = Path(__file__).resolve().parents[1]
+pytest_plugins = ["pages"]
 
 
 @pytest.fixture(scope="session")

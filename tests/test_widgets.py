@@ -11,6 +11,7 @@ import weakref
 import pytest
 import torch
 from conftest import ROOT
+from jupyter_client.manager import start_new_kernel
 
 import nst_helpers as nst
 from nst_helpers import painter as painters
@@ -78,6 +79,9 @@ class TestPainter:
         painter.wait(60)
         with pytest.raises(ValueError, match=r"finite number|one of|cannot be steered"):
             painter.steer(**controls)
+        with pytest.raises(ValueError, match=r"finite number|one of|cannot be steered"):
+            painter.steer(alpha=5.0, **controls)
+        assert painter.run.alpha == 1
         assert painter.settings == {}
         assert painter.story.steps == 1
 
@@ -222,7 +226,6 @@ class TestPlayground:
         settled(playground)
         assert run.state.settings.beta == pytest.approx(1)
 
-    @pytest.mark.filterwarnings("ignore:.*enlarged from")
     def test_render_and_size_and_start(self, playground):
         playground.render()
         settled(playground)
@@ -230,6 +233,7 @@ class TestPlayground:
         playground.panel.size.value = 128
         settled(playground)
         assert playground.shown.size == 128
+        assert "style_image: enlarged from 64×64 to 128×128 px" in playground.panel.trouble.value
         playground.panel.start_choice.value = "content"
         settled(playground)
         assert playground.painter.story.acts[-1].start == "content"
@@ -386,6 +390,33 @@ class TestPlayground:
         assert playground.save_image() is None
         assert "download=" in playground._message
         playground.close()
+
+
+def test_interrupting_a_cell_that_waits_stops_the_painting():
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(ROOT))
+    outputs = []
+
+    def run(code, interrupt=False):
+        client.execute(code)
+        while True:
+            message = client.get_iopub_msg(timeout=60)
+            content = message["content"]
+            outputs.append(content.get("ename", "") + content.get("text", ""))
+            if interrupt and "waiting" in outputs[-1]:
+                time.sleep(1)
+                manager.interrupt_kernel()
+            if content.get("execution_state") == "idle":
+                return outputs[-2]
+
+    try:
+        run("from nst_helpers.widgets import Playground\nplayground = Playground(network='vgg16', size=64, steps=2000)")
+        run("playground.wait(block=True, timeout=60); playground.start()")
+        assert run("print('waiting', flush=True); playground.wait(block=True)", interrupt=True) == "KeyboardInterrupt"
+        run("playground.wait(block=True, timeout=60)")
+        assert run("print(playground.painter.state)").strip() == "stopped"
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel()
 
 
 def test_torch_waits_without_turning():
