@@ -350,7 +350,8 @@ class Playground:
             if self.app and self.painter.state == "painting":
                 self._listen()
             try:
-                self._draw(self.painter.story, self.shown)
+                status = self._status()  # first: where it says that all is done, the rest shows all
+                self._draw(status, self.painter.story, self.shown)
             except Exception:  # nobody would see it, and nothing be drawn any more
                 self.panel.trouble.value = f'<pre role="alert">{escape(traceback.format_exc())}</pre>'
 
@@ -365,7 +366,7 @@ class Playground:
             self.panel.ticks.playing = False
             self.panel.ticks.playing = True
 
-    def _draw(self, story: Story, shown: Snapshot | None) -> None:
+    def _draw(self, status: str, story: Story, shown: Snapshot | None) -> None:
         part = self.panel.zoom.value, self.panel.across.value, self.panel.down.value
         for name in self._images:
             self._put(self.panel.views[name], (id(self._images[name]), part), partial(self._picture, name, part))
@@ -376,7 +377,7 @@ class Playground:
             self.panel.views["output"], wiped, lambda: figure(shown and crop(self._wiped(shown), *part), caption, alt)
         )
         self._put(self.panel.chart, (shown, story.steps, id(story)), lambda: loss_chart(story.points, story.marks))
-        self._put(self.panel.status, self._status(), self._status)
+        self._put(self.panel.status, status, lambda: status)
         parts = self._message, escape(self.painter.note), f"<pre>{escape(self.painter.failure)}</pre>"
         trouble = "<br>".join(part for part in parts if part not in ("", "<pre></pre>"))
         self._put(self.panel.trouble, trouble, lambda: f'<div role="alert" style="overflow: auto">{trouble}</div>')
