@@ -26,7 +26,7 @@ from nst_helpers.direct import fused_convolution_works
 from nst_helpers.engine import pick_engine
 from nst_helpers.images import resize
 from nst_helpers.losses import content_loss, gram_loss, total_loss
-from nst_helpers.optimise import CONTENT_LAYER, STYLE_WEIGHTS, Settings
+from nst_helpers.optimise import CONTENT_LAYER, STYLE_WEIGHTS
 from nst_helpers.vgg import BLOCKS, CHANNELS
 
 HERE = Path(__file__).parent
@@ -229,7 +229,6 @@ def race(size: int, network: nst.VGG, steps: int) -> dict:
     evaluations. All are scored in float32 by autograd, and what that takes is not counted.
     """
     judge = nst.StyleTransfer(*pictures(size), network=network, sizes=(size,), steps=1, engine="plain")
-    settings = Settings(1.0, 10.0, 0.0, tuple(STYLE_WEIGHTS.items()), size)
     racers = {  # {name: (what makes it, its arguments, calls in a turn)}
         "plain loop": (plain_racer, (size, steps), 1),
         "toolkit": (racer, (size, steps + steps // 5, "content"), 5),
@@ -243,7 +242,7 @@ def race(size: int, network: nst.VGG, steps: int) -> dict:
                 for _ in range(calls):
                     evaluations, seconds, image = runs[name]()
                     if not curves[name] or evaluations > curves[name][-1][0]:
-                        loss = judge.evaluate(image.to(network.device), settings).losses[0]
+                        loss = judge.evaluate(image.to(network.device), judge.settings).losses[0]
                         curves[name].append((evaluations, seconds, loss))
             print(*(curve[-1] for curve in curves.values()), flush=True)
     toolkit = list(racers)[1:]

@@ -1,6 +1,6 @@
 """The passes of a frozen VGG written out, forward and backward, for several times the speed of autograd."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, max_unpool2d, pad
 
 from .images import preprocess
-from .vgg import VGG
+from .masks import Part
+from .vgg import VGG, l2_pool2d
 
 # What a gate does: see `kernels`, which has these numbers in its own file, since its compiled code is kept by that.
 OPEN, RELU, MAX, AVERAGE = range(4)
@@ -29,6 +30,16 @@ class Stage(NamedTuple):
     pool: str | None
 
 
+class Asked(NamedTuple):
+    """What a pass is asked for: see `engine.Plain`."""
+
+    layers: Sequence[str]
+    gram_layers: Sequence[str]
+    rough: bool = False
+    means: bool = False
+    parts: Mapping[str, Sequence[Part]] | None = None
+
+
 @dataclass
 class Trace:
     """What the gradient needs of a stage."""
@@ -40,12 +51,14 @@ class Trace:
     mode: int = RELU
     pooled: bool = False
     places: Tensor | None = None  # of the maxima, where ReLU and pooling were not one
+    output: Tensor | None = None  # of L2 pooling
 
 
 @dataclass
 class Tape:
     """What the gradient needs of a pass."""
 
+    asked: "Asked"
     traces: list[Trace] = field(default_factory=list)
     rows: Maps = field(default_factory=dict)  # {layer: feature maps (H'·W', C)} that Gram matrices were made of
 
@@ -76,38 +89,44 @@ class ByHand:
         self._passes = 0
 
     def __call__(
-        self, image: Tensor, layers: Sequence[str], gram_layers: Sequence[str], rough: bool = False
+        self,
+        image: Tensor,
+        layers: Sequence[str],
+        gram_layers: Sequence[str],
+        rough: bool = False,
+        means: bool = False,
+        parts: Mapping[str, Sequence[Part]] | None = None,
     ) -> tuple[Maps, Maps]:
         """As `Plain`, of one image; the gradient is to be taken before the next call."""
         if image.ndim != 4 or image.shape[0] != 1:
             raise ValueError(f"one image (1, 3, H, W) is meant, not {tuple(image.shape)}")
-        layers, gram_layers = self.network.check_layers(layers), self.network.check_layers(gram_layers)
+        check = self.network.check_layers
+        asked = Asked(check(layers), check(gram_layers), rough, means, parts)
         if not layers and not gram_layers:
             return {}, {}
-        results = _Pass.apply(preprocess(image.to(self.network.device)), self, layers, gram_layers, rough)
-        return _paired(layers, gram_layers, results)
+        return _paired(asked, _Pass.apply(preprocess(image.to(self.network.device)), self, asked))
 
-    def forward(
-        self, x: Tensor, layers: Sequence[str], gram_layers: Sequence[str], rough: bool
-    ) -> tuple[Maps, Maps, Tape]:
+    def forward(self, x: Tensor, asked: Asked) -> tuple[Maps, Maps, Tape]:
         """Return what was asked for, and the tape that `backward` goes back on; x is the normalised image."""
-        wanted = {*layers, *gram_layers}
+        wanted = {*asked.layers, *asked.gram_layers}
         deepest = max(self._depth[layer] for layer in wanted)
-        maps, grams, tape = {}, {}, Tape()
+        maps, grams, tape = {}, {}, Tape(asked)
         x = x.contiguous(memory_format=torch.channels_last)
 
         def take(layer: str, y: Tensor, kept: Tensor | None = None) -> None:
-            if layer in layers:
+            if layer in asked.layers:
                 maps[layer] = y.to(torch.float32, copy=True)
-            if layer in gram_layers:
+            if layer in asked.gram_layers:
                 rows = tape.rows[layer] = _rows(y.to(self.dtype, copy=True) if kept is None else kept)
-                grams[layer] = _gram(rows)
+                grams[layer] = _moments(rows, asked, layer)
 
         for stage in self._stages:
             if self._depth[stage.conv] > deepest:
                 break
             convolution = self.convolution(stage.conv, *x.shape[2:])
-            dtype = self.dtype if rough and int(stage.conv[4]) >= ROUGH_FROM else FORWARD.get(self.dtype, self.dtype)
+            dtype = (
+                self.dtype if asked.rough and int(stage.conv[4]) >= ROUGH_FROM else FORWARD.get(self.dtype, self.dtype)
+            )
             pooled = stage.pool is not None and self._depth[stage.pool] <= deepest
             if pooled and min(x.shape[2:]) < 2:
                 raise ValueError(f"the picture is too small for {stage.pool}")
@@ -125,16 +144,18 @@ class ByHand:
                 take(stage.relu, x, trace.gate)
                 if pooled and self.network.pooling == "max":
                     x, trace.places = max_pool2d(x, 2, return_indices=True)
-                elif pooled:
+                elif pooled and self.network.pooling == "average":
                     x = avg_pool2d(x, 2)
                     trace.mode = AVERAGE if both else RELU
+                elif pooled:
+                    x = trace.output = l2_pool2d(x)
             if pooled:
                 take(stage.pool, x)
         return maps, grams, tape
 
     def backward(self, tape: Tape, maps: Maps, grams: Maps) -> Tensor:
         """Return the gradient of the normalised image from those of feature maps and Gram matrices."""
-        grams = {layer: (D[0] + D[0].T) / len(tape.rows[layer]) for layer, D in grams.items()}
+        grams = {layer: (D + D.mT) / _positions(tape, layer) for layer, D in grams.items()}
         scale = 1.0
         if self.dtype == torch.float16:  # which ends at 65504 and at 6e-8
             scale = 0.1 / torch.stack([given.abs().max() for given in (*maps.values(), *grams.values())]).max()
@@ -146,9 +167,9 @@ class ByHand:
             if layer in maps:
                 g = maps[layer].contiguous(memory_format=torch.channels_last) if g is None else g.add_(maps[layer])
             if layer in grams and g is None:
-                g = (tape.rows[layer] @ grams[layer]).view(1, height, width, -1).permute(0, 3, 1, 2)
-            elif layer in grams:
-                _rows(g).addmm_(tape.rows[layer], grams[layer])
+                g = tape.rows[layer].new_zeros(1, height, width, tape.rows[layer].shape[1]).permute(0, 3, 1, 2)
+            if layer in grams:
+                _add_gradient(_rows(g), tape.rows[layer], grams[layer], tape.asked, layer)
             return g
 
         g = None
@@ -159,7 +180,9 @@ class ByHand:
                 if g is not None and trace.places is not None:
                     g = max_unpool2d(g, trace.places, 2, output_size=(height, width))
                 elif g is not None and mode == RELU:
-                    g = pad(interpolate(g / 4, scale_factor=2), (0, width % 2, 0, height % 2))
+                    g = g / 4 if trace.output is None else (g / (4 * trace.output)).to(self.dtype)
+                    g = pad(interpolate(g, scale_factor=2), (0, width % 2, 0, height % 2))
+                    g = g if trace.output is None else g * gate
                 g = None if g is None else g.contiguous(memory_format=torch.channels_last)
             g = added(g, stage.relu, height, width)
             if stage.conv in maps or stage.conv in grams:
@@ -174,12 +197,12 @@ class _Pass(torch.autograd.Function):
     """`ByHand` as one step of autograd."""
 
     @staticmethod
-    def forward(ctx, x, engine, layers, gram_layers, rough):
+    def forward(ctx, x, engine, asked):
         ctx.set_materialize_grads(False)
         engine._passes += 1
-        maps, grams, tape = engine.forward(x, layers, gram_layers, rough)
-        ctx.engine, ctx.passes, ctx.tape, ctx.layers = engine, engine._passes, tape, (layers, gram_layers)
-        return *(maps[layer] for layer in layers), *(grams[layer] for layer in gram_layers)
+        maps, grams, tape = engine.forward(x, asked)
+        ctx.engine, ctx.passes, ctx.tape = engine, engine._passes, tape
+        return *(maps[layer] for layer in asked.layers), *(grams[layer] for layer in asked.gram_layers)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -188,15 +211,15 @@ class _Pass(torch.autograd.Function):
             raise RuntimeError("the engine has made another pass since: take the gradient first")
         maps, grams = (
             {layer: given for layer, given in part.items() if given is not None}
-            for part in _paired(*ctx.layers, gradients)
+            for part in _paired(ctx.tape.asked, gradients)
         )
-        return ctx.engine.backward(ctx.tape, maps, grams), None, None, None, None
+        return ctx.engine.backward(ctx.tape, maps, grams), None, None
 
 
-def _paired(layers: Sequence[str], gram_layers: Sequence[str], tensors: Sequence[Tensor]) -> tuple[Maps, Maps]:
-    """Return {layer: tensor} of the first and of the second layers."""
-    n = len(layers)
-    return dict(zip(layers, tensors[:n], strict=True)), dict(zip(gram_layers, tensors[n:], strict=True))
+def _paired(asked: Asked, tensors: Sequence[Tensor]) -> tuple[Maps, Maps]:
+    """Return {layer: tensor} of the feature maps and of the Gram matrices."""
+    n = len(asked.layers)
+    return dict(zip(asked.layers, tensors[:n], strict=True)), dict(zip(asked.gram_layers, tensors[n:], strict=True))
 
 
 def _rows(feature_maps: Tensor) -> Tensor:
@@ -211,3 +234,48 @@ def _gram(rows: Tensor) -> Tensor:
     parts, rest = rows[:whole].view(-1, ROWS, rows.shape[1]), rows[whole:]
     total = torch.bmm(parts.transpose(1, 2), parts).sum(0, dtype=torch.float32) + (rest.T @ rest)
     return total[None] / len(rows)
+
+
+def _moments(rows: Tensor, asked: Asked, layer: str) -> Tensor:
+    """Return the Gram matrices (R, C, C) of the layer's parts, with a row and a column for the mean where asked."""
+    if asked.parts is None and not asked.means:
+        return _gram(rows)
+    moments = []
+    for part in [None] if asked.parts is None else asked.parts[layer]:
+        root = None if part is None else part.weights.sqrt().to(rows.dtype)[:, None]
+        chosen = rows if part is None else rows[part.places] * root
+        gram = _gram(chosen)
+        if asked.means:
+            total = (chosen if part is None else chosen * root).sum(0, dtype=torch.float32)
+            gram = bordered(gram, total[None] / len(chosen))
+        moments.append(gram)
+    return torch.cat(moments)
+
+
+def bordered(gram: Tensor, mean: Tensor) -> Tensor:
+    """Return (R, C + 1, C + 1): Gram matrices (R, C, C) with the means (R, C) as a last row and column, and a 1."""
+    top = torch.cat([gram, mean[:, :, None]], 2)
+    return torch.cat([top, torch.cat([mean, torch.ones_like(mean[:, :1])], 1)[:, None]], 1)
+
+
+def _positions(tape: Tape, layer: str) -> Tensor | int:
+    """Return how many positions each Gram matrix is divided by: a number, or (R, 1, 1)."""
+    if tape.asked.parts is None:
+        return len(tape.rows[layer])
+    counts = [len(part.places) for part in tape.asked.parts[layer]]
+    return torch.tensor(counts, device=tape.rows[layer].device)[:, None, None]
+
+
+def _add_gradient(g: Tensor, rows: Tensor, D: Tensor, asked: Asked, layer: str) -> None:
+    """Add to g, (H·W, C), what the gradients D of `_moments` come to; they are symmetric, and divided."""
+    channels = rows.shape[1]
+    if asked.parts is None:
+        g.addmm_(rows, D[0, :channels, :channels])
+        if asked.means:
+            g += D[0, :channels, channels]
+        return
+    for part, given in zip(asked.parts[layer], D, strict=True):
+        change = rows[part.places] @ given[:channels, :channels]
+        if asked.means:
+            change += given[:channels, channels]
+        g.index_add_(0, part.places, change * part.weights.to(rows.dtype)[:, None])

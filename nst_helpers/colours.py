@@ -1,38 +1,189 @@
-"""The colours of one picture given to another."""
+"""Colours: those of one picture given to another, and luminance apart from colour."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
+
+from . import checks
 
 FAINTEST = 1e-5  # variance that every direction of colour is taken to have: a grey picture has none in two of them
+TURNS = 20  # rotations of the colour space in which histograms are matched
+YIQ = torch.tensor(  # rows Y, I, Q (NTSC 1953, as Python's colorsys has them)
+    [[0.30, 0.59, 0.11], [0.5990, -0.2773, -0.3217], [0.2130, -0.5251, 0.3121]], dtype=torch.float64
+)
+OKLAB_LMS = torch.tensor(  # Ottosson 2020: linear sRGB to cone responses
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ],
+    dtype=torch.float64,
+)
+OKLAB = torch.tensor(  # and their cube roots to L, a, b
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ],
+    dtype=torch.float64,
+)
 
 
-def recolour(image: Tensor, like: Tensor) -> Tensor:
-    """Return the image with the mean and the covariance of the colours of another, clipped to [0, 1].
+# ------------------------------------------------------------------------------------- the colours of another picture
+
+
+def recolour(image: Tensor, like: Tensor, method: str = "symmetric") -> Tensor:
+    """Return the image with the colours of another, clipped to [0, 1].
 
     Args:
         image: (1, 3, H, W) in [0, 1].
         like: (1, 3, H', W') in [0, 1].
+        method: "symmetric", "pca" and "cholesky" give it the other's mean and covariance, each by one affine map of
+            colours: "symmetric" is the one that moves colours least (the Monge–Kantorovitch solution of Pitié and
+            Kokaram 2007, equation 13); "pca" goes by way of white, √T √S⁻¹; "cholesky" by way of the triangular
+            factors, which depends on the order of the channels. "histogram" gives it the other's whole distribution of
+            colours, by matching histograms along `TURNS` sets of axes one after the other (Pitié et al. 2007).
 
-    Each pixel's colour goes through one affine map: of all that give this mean and covariance, the one that moves
-    colours least (the Monge–Kantorovitch solution of Pitié and Kokaram 2007, equation 13). Clipping shifts mean and
-    covariance a little where colours leave the range.
+    Clipping shifts mean and covariance a little where colours leave the range.
     """
-    mean, root, inverse_root = _moments(image)
-    target_mean, target_root, _ = _moments(like)
-    covariance = root @ target_root @ target_root @ root
-    matrix = inverse_root @ _power(covariance, 0.5) @ inverse_root
-    colours = image.detach().cpu()[0].flatten(1).double()
-    recoloured = matrix @ (colours - mean) + target_mean
-    return recoloured.view(image.shape).to(image).clamp(0, 1)
+    checks.one_of("method", method, RECOLOURINGS)
+    colours, wanted = (picture.detach().cpu()[0].flatten(1).double() for picture in (image, like))
+    return RECOLOURINGS[method](colours, wanted).view(image.shape).to(image).clamp(0, 1)
 
 
-def _moments(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the mean colour (3, 1), and the covariance's square root and that one's inverse (3, 3)."""
-    colours = image.detach().cpu()[0].flatten(1).double()
+def _symmetric(colours: Tensor, like: Tensor) -> Tensor:
+    mean, S, root = _moments(colours)
+    like_mean, _, like_root = _moments(like)
+    inverse = _power(S, -0.5)
+    return inverse @ _power(root @ like_root @ like_root @ root, 0.5) @ inverse @ (colours - mean) + like_mean
+
+
+def _pca(colours: Tensor, like: Tensor) -> Tensor:
+    mean, S, _ = _moments(colours)
+    like_mean, _, like_root = _moments(like)
+    return like_root @ _power(S, -0.5) @ (colours - mean) + like_mean
+
+
+def _cholesky(colours: Tensor, like: Tensor) -> Tensor:
+    mean, S, _ = _moments(colours)
+    like_mean, T, _ = _moments(like)
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(S), colours - mean, upper=False)
+    return torch.linalg.cholesky(T) @ white + like_mean
+
+
+def _histogram(colours: Tensor, like: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    for turn in range(TURNS):
+        axes = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64)).Q
+        axes = torch.eye(3, dtype=torch.float64) if turn == TURNS - 1 else axes  # so that each channel's is exact
+        turned, order = (axes @ colours).sort(1)
+        wanted = (axes @ like).sort(1).values[None]
+        values = interpolate(wanted, size=turned.shape[1], mode="linear", align_corners=True)[0]
+        colours = axes.T @ torch.empty_like(turned).scatter_(1, order, values)
+    return colours
+
+
+RECOLOURINGS = {"symmetric": _symmetric, "pca": _pca, "cholesky": _cholesky, "histogram": _histogram}
+
+
+def _moments(colours: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean colour (3, 1), the covariance (3, 3) and its square root."""
     covariance = torch.cov(colours, correction=0) + FAINTEST * torch.eye(3)
-    return colours.mean(1, keepdim=True), _power(covariance, 0.5), _power(covariance, -0.5)
+    return colours.mean(1, keepdim=True), covariance, _power(covariance, 0.5)
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix)
     return vectors * values.clamp_min(0) ** exponent @ vectors.T
+
+
+# --------------------------------------------------------------------------------------- luminance apart from colour
+
+
+def to_yiq(image: Tensor) -> Tensor:
+    """Return RGB (B, 3, H, W) in [0, 1] as luminance Y in [0, 1] and colour I, Q."""
+    return _mixed(YIQ, image)
+
+
+def from_yiq(image: Tensor) -> Tensor:
+    """Return what `to_yiq` made of an image, exactly; values may lie outside [0, 1]."""
+    return _mixed(YIQ.inverse(), image)
+
+
+def to_oklab(image: Tensor) -> Tensor:
+    """Return sRGB (B, 3, H, W) in [0, 1] as perceived lightness L in [0, 1] and colour a, b (Ottosson 2020)."""
+    linear = torch.where(image <= 0.04045, image / 12.92, ((image.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
+    return _mixed(OKLAB, _mixed(OKLAB_LMS, linear).sign() * _mixed(OKLAB_LMS, linear).abs() ** (1 / 3))
+
+
+def from_oklab(image: Tensor) -> Tensor:
+    """Return what `to_oklab` made of an image; values may lie outside [0, 1]."""
+    linear = _mixed(OKLAB_LMS.inverse(), _mixed(OKLAB.inverse(), image) ** 3)
+    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def _mixed(matrix: Tensor, image: Tensor) -> Tensor:
+    return torch.einsum("ij,bjhw->bihw", matrix.to(image), image)
+
+
+SPACES = {"yiq": (to_yiq, from_yiq), "oklab": (to_oklab, from_oklab)}
+
+
+def luminance(image: Tensor, space: str = "yiq") -> Tensor:
+    """Return a grey image (1, 3, H, W) that is as light as this one: Y of "yiq", or L of "oklab" made grey again."""
+    there, back = SPACES[checks.one_of("space", space, SPACES)]
+    light = there(image)
+    light[:, 1:] = 0
+    return back(light).clamp(0, 1)
+
+
+def with_colours_of(image: Tensor, like: Tensor, space: str = "yiq") -> Tensor:
+    """Return the image's luminance with the colours of another of the same shape, clipped to [0, 1]."""
+    there, back = SPACES[checks.one_of("space", space, SPACES)]
+    if image.shape != like.shape:
+        raise ValueError(f"shapes differ: {tuple(image.shape)}, {tuple(like.shape)}")
+    return back(torch.cat([there(image)[:, :1], there(like)[:, 1:]], 1)).clamp(0, 1)
+
+
+def match_luminance(image: Tensor, like: Tensor) -> Tensor:
+    """Return a grey image with the mean and the standard deviation of another grey one (Gatys et al. 2017)."""
+    deviation = image.std(correction=0).clamp_min(FAINTEST)
+    return ((image - image.mean()) * (like.std(correction=0) / deviation) + like.mean()).clamp(0, 1)
+
+
+# ---------------------------------------------------------------------------------------- what a painting does about it
+
+
+class Colouring(NamedTuple):
+    """What is done before a painting to both pictures, and what after it; None is nothing."""
+
+    content: Callable[[Tensor], Tensor] | None  # (content image)
+    style: Callable[[Tensor, Tensor], Tensor] | None  # (style image, content image)
+    after: Callable[[Tensor, Tensor], Tensor] | None  # (painting, content image)
+
+
+def _recoloured(method: str) -> Colouring:
+    return Colouring(None, lambda style, content: recolour(style, content, method), None)
+
+
+def _in_grey(space: str) -> Colouring:
+    return Colouring(
+        lambda content: luminance(content, space),
+        lambda style, content: match_luminance(luminance(style, space), luminance(content, space)),
+        lambda painting, content: with_colours_of(painting, content, space),
+    )
+
+
+def _put_back(space: str) -> Colouring:
+    return Colouring(None, None, lambda painting, content: with_colours_of(painting, content, space))
+
+
+COLOURS = {
+    "style": Colouring(None, None, None),
+    **{method: _recoloured(method) for method in RECOLOURINGS},
+    **{f"luminance_{space}": _in_grey(space) for space in SPACES},
+    **{f"content_{space}": _put_back(space) for space in SPACES},
+}

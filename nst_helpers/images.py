@@ -171,15 +171,19 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     return _tensor(_resized(_float_bands(image[0].permute(1, 2, 0)), height, width)).to(image.device)
 
 
+def scaled(height: int, width: int, size: int) -> tuple[int, int]:
+    """Return (height, width) scaled so that the longest side is `size`."""
+    return tuple(max(1, round(side * size / max(height, width))) for side in (height, width))
+
+
 def fitted(height: int, width: int, size: int, name: str = "image") -> tuple[int, int]:
-    """Return (height, width) scaled so that the longest side is `size`, with a warning if that enlarges.
+    """Return the same as `scaled`, with a warning if that enlarges.
 
     Raises ValueError where a side comes out smaller than the network can take.
     """
-    longest = max(height, width)
-    new_height, new_width = (max(1, round(side * size / longest)) for side in (height, width))
+    new_height, new_width = scaled(height, width, size)
     _check_sides(new_width, new_height, name)
-    if size > longest:
+    if size > max(height, width):
         warnings.warn(f"{name}: enlarged from {width}×{height} to {new_width}×{new_height} px", stacklevel=4)
     return new_height, new_width
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 
@@ -64,27 +65,35 @@ def gram_loss(
     style_weights: Mapping[str, float], target_grams: Mapping[str, Tensor], style_grams: Mapping[str, Tensor]
 ) -> Tensor:
     """Return the `style_loss` of Gram matrices that are there already, {layer: (B, C, C)}."""
-    loss = 0.0
-    for layer, weight in style_weights.items():
-        G, A = target_grams[layer], style_grams[layer]
-        if G.shape[1:] != A.shape[1:]:
-            raise ValueError(f"{layer}: Gram matrices differ in shape: {tuple(G.shape)}, {tuple(A.shape)}")
-        loss = loss + weight * (G - A).square().mean() / 4
-    return loss
+    return sum(
+        weight * gram_distance(target_grams[layer], style_grams[layer], layer)
+        for layer, weight in style_weights.items()
+    )
 
 
-def total_variation_loss(image: Tensor) -> Tensor:
-    """Return mean |difference to the right neighbour| + mean |difference to the lower neighbour|, a scalar.
+def gram_distance(target_gram: Tensor, style_gram: Tensor, layer: str = "a layer") -> Tensor:
+    """Return mean((G − A)²) / 4 of one layer's Gram matrices (B, C, C), a scalar: see `style_loss`."""
+    if target_gram.shape[1:] != style_gram.shape[1:]:
+        raise ValueError(f"{layer}: Gram matrices differ in shape: {tuple(target_gram.shape)}, {tuple(style_gram.shape)}")
+    return (target_gram - style_gram).square().mean() / 4
+
+
+def total_variation_loss(image: Tensor, power: int = 1) -> Tensor:
+    """Return mean |difference to the right neighbour|ᵖ + mean |difference to the lower neighbour|ᵖ, a scalar.
 
     Args:
         image: (B, C, H, W), at least two pixels a side.
+        power: p; 1 keeps edges sharp and flattens what lies between, 2 blurs both.
 
     Each mean is over its own differences, B·C·H·(W−1) and B·C·(H−1)·W, so that it does not depend on the size.
-    The anisotropic form of Rudin, Osher and Fatemi 1992; other implementations take sums, or squares.
+    With 1, the anisotropic form of Rudin, Osher and Fatemi 1992; other implementations take sums.
     """
     if image.ndim != 4 or min(image.shape[-2:]) < 2:
         raise ValueError(f"an image here is (B, C, H, W) with H and W at least 2, not {tuple(image.shape)}")
-    return image.diff(dim=3).abs().mean() + image.diff(dim=2).abs().mean()
+    if power not in (1, 2):
+        raise ValueError(f"power is 1 or 2, not {power!r}")
+    size = torch.abs if power == 1 else torch.square
+    return size(image.diff(dim=3)).mean() + size(image.diff(dim=2)).mean()
 
 
 def total_loss(c_loss: Tensor, s_loss: Tensor, alpha: float, beta: float) -> Tensor:

@@ -4,35 +4,29 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .colours import recolour
-from .engine import pick_engine
-from .images import check_image, fitted, resize
-from .losses import content_loss, gram_loss, total_loss, total_variation_loss
+from . import checks
+from .by_hand import ByHand
+from .colours import COLOURS
+from .engine import Plain, pick_engine
+from .images import resize
+from .objective import Evaluation, Finish, Kinds, Problem, Settings
 from .optimisers import LBFGS, OPTIMISERS, Adam
 from .progress import progress_bar
 from .schedules import QUALITIES, coarse_to_fine, steps_by_size
+from .starts import start_image
+from .style_losses import BLENDS, CONTENT_LOSSES, STYLE_LOSSES
+from .styles import Region, Style, as_regions
 from .vgg import VGG, load_vgg
 
 CONTENT_LAYER = "relu4_2"
+CONTENT_WEIGHTS = {CONTENT_LAYER: 1.0}
 STYLE_WEIGHTS = {"relu1_1": 20.0, "relu2_1": 1.0, "relu3_1": 0.25, "relu4_1": 1.0, "relu5_1": 5.0}
 ROUGH = 60  # first evaluations at a size that need not be exact: they lead just as far
 JUMP = 2.0  # a loss above so many times the best one is a blow-up
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a loss depends on besides the image; losses under different settings do not compare."""
-
-    alpha: float
-    beta: float
-    tv_weight: float
-    style_weights: tuple[tuple[str, float], ...]
-    size: int
 
 
 @dataclass(frozen=True)
@@ -54,6 +48,7 @@ class Record:
     optimiser: str
     learning_rate: float
     _image: Tensor | None = field(repr=False, compare=False)
+    _finish: Finish | None = field(repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -63,20 +58,7 @@ class Record:
     @property
     def image(self) -> Tensor | None:
         """A copy of the image, (1, 3, H, W) on the CPU; None in `StyleTransfer.history`, which keeps numbers alone."""
-        return None if self._image is None else self._image.to("cpu", copy=True)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """An image, its losses (total, content, style, total variation) and the gradient of the total."""
-
-    image: Tensor
-    losses: tuple[float, float, float, float]
-    gradient: Tensor
-
-    @property
-    def finite(self) -> bool:
-        return all(map(math.isfinite, self.losses)) and bool(self.gradient.isfinite().all())
+        return None if self._image is None else self._finish(self._image).to("cpu", copy=True)
 
 
 @dataclass
@@ -91,6 +73,8 @@ class State:
     settings: Settings | None = None  # of the last step
     best: Evaluation | None = None  # under these settings
     setbacks: int = 0  # each halves the step; an improvement takes one back
+    average: Tensor | float = 0.0  # of this size's images: Σ share · image, and
+    average_share: float = 0.0  # Σ share
     history: list[Record] = field(default_factory=list)
 
 
@@ -104,53 +88,70 @@ class _Number:
         return self if run is None else run.__dict__[self.name]
 
     def __set__(self, run, value):
-        run.__dict__[self.name] = _number(self.name, value)
+        run.__dict__[self.name] = checks.number(self.name, value)
 
 
-def _number(name: str, value) -> float:
-    value = float(value)
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} is a finite number, at least 0, not {value}")
-    return value
+class _Weights:
+    """An attribute that holds {layer: weight}, each a finite number, at least 0, of layers that the run began with."""
 
+    def __init__(self, layers: str):
+        self.layers = layers  # the attribute of `Problem` that names them
 
-class _Targets(NamedTuple):
-    """What the content and the style image ask for at one size, as the engine finds it, roughly or exactly."""
+    def __set_name__(self, owner, name):
+        self.name = name
 
-    size: int
-    rough: bool
-    content_image: Tensor
-    content_features: Tensor
-    style_grams: dict[str, Tensor]
+    def __get__(self, run, owner=None):
+        return self if run is None else dict(run.__dict__[self.name])
+
+    def __set__(self, run, weights):
+        known = getattr(run.problem, self.layers)
+        if not weights or not set(weights) <= set(known):
+            raise ValueError(f"{self.name} holds some of {', '.join(known)}, not {', '.join(weights)}")
+        run.__dict__[self.name] = tuple((layer, checks.number(layer, weight)) for layer, weight in weights.items())
 
 
 class StyleTransfer:
     """A style transfer that is stepped through: `for record in run: …`, or `run.step()` until `run.done`.
 
     Args:
-        content_image, style_image: (1, 3, H, W) in [0, 1], from `load_image`; their sizes may differ.
-        network: "auto", "vgg16", "vgg19", or a `VGG` from `load_vgg`.
+        content_image: (1, 3, H, W) in [0, 1], from `load_image`.
+        style_image: the same, of any size; or a `Style`; or several of these, which are blended; or one or more
+            `Region`. Where no region is, the photograph stays.
+        network: "auto", "vgg16", "vgg19", or a `VGG` from `load_vgg`, which says how it pools and pads.
         sizes: longest sides in pixels, ascending, painted one after the other; default `coarse_to_fine` of the
-            content image. At each of them the style image's longest side is the same. A picture that is smaller is
-            enlarged, with a warning.
+            content image. At each of them the style image's longest side is the same, times its `Style`'s scale. A
+            picture that is smaller is enlarged, with a warning.
         quality: "draft", "good" or "best": the steps and the start that `schedules.QUALITIES` holds for it.
         steps: evaluations of loss and gradient, in place of the quality's: a number for the last size, and 0.4 times
             as many at each size before it; or one number a size.
-        start: in place of the quality's: "content", "recoloured" (the content in the style's colours, see
-            `recolour`), "noise" (uniform, from `seed`), or an image (1, 3, H, W), stretched to the content's shape.
+        start: in place of the quality's: a name in `starts.STARTS`, or an image (1, 3, H, W), stretched to the
+            content's shape.
+        noise: how much of the start is white noise, from 0 to 1.
         optimiser: "lbfgs" or "adam".
         learning_rate: what the optimiser's step is multiplied by; default 1 for L-BFGS, 0.02 for Adam.
+        averaging: above 0, `average` is the mean of this size's images, each counting so much less than the next;
+            0.99 takes Adam's speckle away. What the next size goes on from is the average, too.
+        carry: whether Adam's memory is carried on from size to size. That of L-BFGS begins anew.
         alpha, beta, tv_weight: weights of the content, style and total variation losses.
-        content_layer: a layer's name.
-        style_weights: {layer: weight}.
+        content_weights, style_weights: {layer: weight}; layers are named before ("conv4_2") or after ("relu4_2") their
+            ReLU.
+        content_loss, style_loss: names in `style_losses.CONTENT_LOSSES` and `STYLE_LOSSES`.
+        blend: what is averaged over blended styles, with their weights: "statistics" (Gram matrices: one target between
+            the styles), or "losses" (each style pulls). Where the loss is a square both have the same gradient, since
+            Σ w (G − A)² = (G − Σ w A)² + a constant: of all style losses but "wasserstein" and "nearest".
+        tv_power: 1 or 2, see `total_variation_loss`.
+        colour: what becomes of the colours. "style": they are the style's. "symmetric", "pca", "cholesky",
+            "histogram": the content's, since the style image is recoloured first, see `recolour`. "luminance_yiq",
+            "luminance_oklab": the content's, since both are painted in grey, and its colours put back. "content_yiq",
+            "content_oklab": the same, put back on a painting made in colour.
         seed: of the noise. A run is repeatable bit by bit on a CPU with the same number of threads.
         device: default that of the given `VGG`, else CUDA, then MPS, then the CPU; `run.device` tells.
         engine: how losses and gradients are computed, "auto" for the fastest, "plain" for autograd in float32: see
             `pick_engine`; `run.engine.name` tells.
 
-    `alpha`, `beta`, `tv_weight`, `style_weights` (a new dictionary), `optimiser` (which brings its default learning
-    rate along) and `learning_rate` may be set at any time, from any thread: the next step reads them once. Where that
-    changes the loss, the best image and the optimiser's memory start anew.
+    `alpha`, `beta`, `tv_weight`, `content_weights`, `style_weights` (new dictionaries), `optimiser` (which brings its
+    default learning rate along) and `learning_rate` may be set at any time, from any thread: the next step reads them
+    once. Where that changes the loss, the best image and the optimiser's memory start anew.
 
     Raises:
         ValueError: images that are not as above, unknown names, sizes too small for the network, negative weights.
@@ -159,24 +160,33 @@ class StyleTransfer:
     """
 
     alpha, beta, tv_weight = _Number(), _Number(), _Number()
+    content_weights, style_weights = _Weights("content_layers"), _Weights("style_layers")
 
     def __init__(
         self,
         content_image: Tensor,
-        style_image: Tensor,
+        style_image: Tensor | Style | Region | Sequence[Tensor | Style | Region],
         *,
         network: str | VGG = "auto",
         sizes: Sequence[int] | None = None,
         quality: str = "good",
         steps: int | Sequence[int] | None = None,
         start: str | Tensor | None = None,
+        noise: float = 0.0,
         optimiser: str = "lbfgs",
         learning_rate: float | None = None,
+        averaging: float = 0.0,
+        carry: bool = False,
         alpha: float = 1.0,
         beta: float = 10.0,
         tv_weight: float = 0.0,
-        content_layer: str = CONTENT_LAYER,
+        content_weights: Mapping[str, float] = CONTENT_WEIGHTS,
         style_weights: Mapping[str, float] = STYLE_WEIGHTS,
+        content_loss: str = "features",
+        style_loss: str = "gram",
+        blend: str = "statistics",
+        tv_power: int = 1,
+        colour: str = "style",
         seed: int = 0,
         device: torch.device | str | None = None,
         engine: str = "auto",
@@ -184,46 +194,40 @@ class StyleTransfer:
         self.optimiser = optimiser
         if learning_rate is not None:
             self.learning_rate = learning_rate
-        self.content_image = _checked(content_image, "content_image")
-        self.style_image = _checked(style_image, "style_image")
+        self.content_image = checks.picture("content_image", content_image)
+        self.regions = as_regions(style_image)
+        kinds = Kinds(
+            checks.one_of("content_loss", content_loss, CONTENT_LOSSES),
+            checks.one_of("style_loss", style_loss, STYLE_LOSSES),
+            checks.one_of("blend", blend, BLENDS),
+            checks.one_of("tv_power", tv_power, (1, 2)),
+            checks.one_of("colour", colour, COLOURS),
+        )
         self.sizes = tuple(sizes) if sizes is not None else coarse_to_fine(*content_image.shape[2:])
-        if quality not in QUALITIES:
-            raise ValueError(f"quality is one of {', '.join(QUALITIES)}, not {quality!r}")
+        checks.one_of("quality", quality, QUALITIES)
         self.steps = steps_by_size(steps, self.sizes, QUALITIES[quality])
-        self._shapes = {  # of both images at each size; what is too small, or enlarged, is said before the first step
-            size: (
-                fitted(*content_image.shape[2:], size, "content_image"),
-                fitted(*style_image.shape[2:], size, "style_image"),
-            )
-            for size in self.sizes
-        }
         self.alpha, self.beta, self.tv_weight = alpha, beta, tv_weight
+        self.averaging, self.carry = checks.number("averaging", averaging, high=1), carry
         if not isinstance(network, VGG):
             network = load_vgg(network, device=device)
         self.network = network.to(device or network.device)
         self.device = self.network.device
-        self.engine = pick_engine(self.network, engine)
-        (self.content_layer,) = self.network.check_layers(content_layer)
-        self._style_layers = tuple(self.network.check_layers(style_weights))
-        self.style_weights = style_weights
-        self.seed = seed
-        self._targets = self._targets_at(self.sizes[0], self._is_rough(0))
-        self.state = State(
-            self._start_image(QUALITIES[quality].start if start is None else start), OPTIMISERS[optimiser]()
+        self.problem = Problem(
+            pick_engine(self.network, engine),
+            kinds,
+            self.content_image,
+            self.regions,
+            self.network.check_layers(content_weights),
+            self.network.check_layers(style_weights),
         )
+        self.problem.check(self.sizes)
+        self.content_weights, self.style_weights = content_weights, style_weights
+        self.seed = seed
+        self._objective = self.problem.at(self.sizes[0], self._is_rough(0))
+        start = QUALITIES[quality].start if start is None else start
+        self.state = State(start_image(start, self._objective, noise, seed), OPTIMISERS[optimiser]())
 
     # What may be read and set between steps
-
-    @property
-    def style_weights(self) -> Mapping[str, float]:
-        """A copy of {layer: weight}; set it to a dictionary with the same layers, or some of them."""
-        return dict(self._style_weights)
-
-    @style_weights.setter
-    def style_weights(self, weights: Mapping[str, float]) -> None:
-        if not weights or not set(weights) <= set(self._style_layers):
-            raise ValueError(f"style_weights holds some of {', '.join(self._style_layers)}, not {', '.join(weights)}")
-        self._style_weights = tuple((layer, _number(layer, weight)) for layer, weight in weights.items())
 
     @property
     def optimiser(self) -> str:
@@ -232,8 +236,7 @@ class StyleTransfer:
 
     @optimiser.setter
     def optimiser(self, name: str) -> None:
-        if name not in OPTIMISERS:
-            raise ValueError(f"optimiser is one of {', '.join(OPTIMISERS)}, not {name!r}")
+        checks.one_of("optimiser", name, OPTIMISERS)
         self._method = name, OPTIMISERS[name].learning_rate
 
     @property
@@ -243,18 +246,34 @@ class StyleTransfer:
 
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
-        self._method = self._method[0], _number("learning_rate", rate)
+        self._method = self._method[0], checks.number("learning_rate", rate)
+
+    @property
+    def settings(self) -> Settings:
+        """What the next step will read."""
+        weights = self.__dict__["content_weights"], self.__dict__["style_weights"]
+        return Settings(self.alpha, self.beta, self.tv_weight, *weights, self._size)
+
+    @property
+    def engine(self) -> Plain | ByHand:
+        """Who computes losses and gradients."""
+        return self.problem.engine
 
     @property
     def image(self) -> Tensor:
         """A copy of the latest image, (1, 3, H, W) in [0, 1], on the CPU; always finite."""
-        return self.state.image.to("cpu", copy=True)
+        return self._finished(self.state.image)
 
     @property
     def best(self) -> Tensor:
         """A copy of the image with the lowest loss under the present settings; the latest while none is evaluated."""
         best = self.state.best
-        return self.image if best is None else best.image.to("cpu", copy=True)
+        return self.image if best is None else self._finished(best.image)
+
+    @property
+    def average(self) -> Tensor:
+        """A copy of the mean of this size's images, later ones counting more; the latest where `averaging` is 0."""
+        return self._finished(self._averaged())
 
     @property
     def best_loss(self) -> float:
@@ -284,16 +303,18 @@ class StyleTransfer:
         while self.state.level_step >= self.steps[self.state.level]:
             self._next_level()
         state = self.state
-        settings = Settings(self.alpha, self.beta, self.tv_weight, self._style_weights, self._size)
+        settings = self.settings
         optimiser, learning_rate = self._method
         if settings != state.settings:
+            larger = state.settings is not None and settings == replace(state.settings, size=self._size)
+            kept = state.optimiser.resized(*state.image.shape[2:]) if self.carry and larger else None
             state.settings, state.best, state.setbacks = settings, None, 0
-            state.optimiser = OPTIMISERS[optimiser]()
+            state.optimiser = kept if isinstance(kept, OPTIMISERS[optimiser]) else OPTIMISERS[optimiser]()
         elif not isinstance(state.optimiser, OPTIMISERS[optimiser]):
             state.optimiser = OPTIMISERS[optimiser]()
-        switched = self._is_rough(state.level_step) != self._targets.rough
+        switched = self._is_rough(state.level_step) != self._objective.rough
         if switched:
-            self._targets = self._targets_at(self._size, not self._targets.rough)
+            self._objective = self.problem.at(self._size, not self._objective.rough)
             state.optimiser.forget_gradient()
 
         now = self.evaluate(state.image, settings)
@@ -308,12 +329,23 @@ class StyleTransfer:
             state.best, state.setbacks = now, max(0, state.setbacks - 1)
 
         record = Record(
-            state.iteration, settings, *now.losses, failed, state.level_step, optimiser, learning_rate, now.image
+            state.iteration,
+            settings,
+            *now.losses,
+            failed,
+            state.level_step,
+            optimiser,
+            learning_rate,
+            now.image,
+            self._objective.finish,
         )
         scale = learning_rate * 0.5**state.setbacks
         image = now.image + scale * state.optimiser.direction(now.image, now.gradient)
         state.image = torch.where(image.isfinite(), image, now.image).clamp(0, 1)
-        state.history.append(replace(record, _image=None))
+        if self.averaging:
+            state.average = self.averaging * state.average + (1 - self.averaging) * state.image
+            state.average_share = self.averaging * state.average_share + (1 - self.averaging)
+        state.history.append(replace(record, _image=None, _finish=None))
         state.iteration += 1
         state.level_step += 1
         return record
@@ -326,9 +358,9 @@ class StyleTransfer:
         """Go back to the image of a record that `step` returned, and on from there; later history is dropped."""
         if record._image is None:
             raise ValueError("this record keeps no image; rewind to one that step() returned")
-        targets = self._targets
-        if (record.size, self._is_rough(record.level_step)) != targets[:2]:
-            targets = self._targets_at(record.size, self._is_rough(record.level_step))
+        objective = self._objective
+        if (record.size, self._is_rough(record.level_step)) != (objective.size, objective.rough):
+            objective = self.problem.at(record.size, self._is_rough(record.level_step))
         state = State(
             image=record._image,
             optimiser=OPTIMISERS[self.optimiser](),
@@ -337,7 +369,7 @@ class StyleTransfer:
             iteration=record.iteration,
             history=self.state.history[: record.iteration],
         )
-        self._targets, self.state = targets, state
+        self._objective, self.state = objective, state
 
     @property
     def _size(self) -> int:
@@ -345,56 +377,27 @@ class StyleTransfer:
 
     def _next_level(self) -> None:
         state = self.state
-        targets = self._targets_at(self.sizes[state.level + 1], self._is_rough(0))
+        objective = self.problem.at(self.sizes[state.level + 1], self._is_rough(0))
         finest = state.image if state.best is None else state.best.image
-        image = resize(finest, *targets.content_image.shape[2:])
-        self._targets, self.state = targets, replace(state, image=image, level=state.level + 1, level_step=0)
+        if self.averaging:
+            finest = self._averaged()
+        image = resize(finest, *objective.content_image.shape[2:])
+        self._objective = objective
+        self.state = replace(state, image=image, level=state.level + 1, level_step=0, average=0.0, average_share=0.0)
+
+    def _averaged(self) -> Tensor:
+        state = self.state
+        return state.average / state.average_share if state.average_share else state.image
+
+    def _finished(self, image: Tensor) -> Tensor:
+        return self._objective.finish(image).to("cpu", copy=True)
 
     def _is_rough(self, level_step: int) -> bool:
         return self.engine.has_rough and level_step < ROUGH
 
-    def _targets_at(self, size: int, rough: bool) -> _Targets:
-        content_shape, style_shape = self._shapes[size]
-        content = resize(self.content_image, *content_shape).to(self.device)
-        style = resize(self.style_image, *style_shape).to(self.device)
-        with torch.no_grad():
-            features, _ = self.engine(content, [self.content_layer], [], rough)
-            _, grams = self.engine(style, [], self._style_layers, rough)
-        return _Targets(size, rough, content, features[self.content_layer], grams)
-
     def evaluate(self, image: Tensor, settings: Settings) -> Evaluation:
         """Return the losses and the gradient of an image of the present size, and change nothing."""
-        weights = dict(settings.style_weights)
-        input_image = image.detach().requires_grad_()
-        features, grams = self.engine(input_image, [self.content_layer], list(weights), self._targets.rough)
-        content = content_loss(features[self.content_layer], self._targets.content_features)
-        style = gram_loss(weights, grams, self._targets.style_grams)
-        variation = total_variation_loss(input_image)
-        total = total_loss(content, style, settings.alpha, settings.beta) + settings.tv_weight * variation
-        (gradient,) = torch.autograd.grad(total, input_image)
-        losses = torch.stack([total, content, style, variation]).tolist()
-        return Evaluation(image, tuple(losses), gradient.contiguous())
-
-    def _start_image(self, start: str | Tensor) -> Tensor:
-        height, width = self._targets.content_image.shape[2:]
-        if isinstance(start, Tensor):
-            return resize(_checked(start, "start"), height, width).to(self.device)
-        if start == "content":
-            return self._targets.content_image
-        if start == "recoloured":
-            return recolour(self._targets.content_image, self.style_image)
-        if start == "noise":
-            generator = torch.Generator().manual_seed(self.seed)
-            return torch.rand(1, 3, height, width, generator=generator).to(self.device)
-        raise ValueError(f'start is "content", "recoloured", "noise" or an image, not {start!r}')
-
-
-def _checked(image: Tensor, name: str) -> Tensor:
-    if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[:2] != (1, 3):
-        what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        raise ValueError(f"{name} is a tensor (1, 3, H, W) from load_image, not {what}")
-    check_image(image, name)
-    return image.detach().float().clamp(0, 1)
+        return self._objective.evaluate(image, settings)
 
 
 @dataclass(frozen=True)

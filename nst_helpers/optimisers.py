@@ -1,8 +1,9 @@
 """Steps from an image and its gradient: L-BFGS and Adam, each with its memory as plain data."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 
 @dataclass
@@ -22,6 +23,10 @@ class LBFGS:
     def forget_gradient(self) -> None:
         """Take the next gradient as not comparable to the last: from there on it is computed otherwise."""
         self.last = None
+
+    def resized(self, height: int, width: int) -> "LBFGS":
+        """Return the optimiser for images of another size: without memory, since differences there are others."""
+        return LBFGS(self.history, self.first_step)
 
     def direction(self, image: Tensor, gradient: Tensor) -> Tensor:
         """Return the step to take from `image`, whose gradient is `gradient`, before scaling by the learning rate."""
@@ -59,6 +64,19 @@ class Adam:
 
     def forget_gradient(self) -> None:
         """As `LBFGS.forget_gradient`; Adam compares none."""
+
+    def resized(self, height: int, width: int) -> "Adam":
+        """Return the optimiser for images of another size, with its memory enlarged along with them.
+
+        A loss is a mean over pixels, so that gradients fall as their number grows, and the memory is scaled like them.
+        """
+        if not self.steps:
+            return replace(self)
+        share = self.mean.shape[2] * self.mean.shape[3] / (height * width)
+        mean, square = (
+            interpolate(value, (height, width), mode="bilinear", antialias=True) for value in (self.mean, self.square)
+        )
+        return replace(self, mean=mean * share, square=square * share**2)
 
     def direction(self, image: Tensor, gradient: Tensor) -> Tensor:
         """As `LBFGS.direction`."""

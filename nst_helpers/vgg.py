@@ -1,15 +1,33 @@
 """VGG-16 and VGG-19 (Simonyan and Zisserman 2015) as feature extractors: layers by name, no classifier."""
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from .images import preprocess
 from .weights import load_weights
 
 BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # convolutions in each of the five blocks
 CHANNELS = (64, 128, 256, 512, 512)  # of each block's feature maps
+PADDINGS = ("zeros", "reflect", "replicate")
+
+
+class L2Pool2d(nn.Module):
+    """`l2_pool2d` as a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return l2_pool2d(x)
+
+
+def l2_pool2d(x: Tensor) -> Tensor:
+    """Return the root of the mean square of each 2 × 2 window: (B, C, H, W) → (B, C, H/2, W/2), rounded down."""
+    return (avg_pool2d(x.square(), 2) + 1e-8).sqrt()  # a root has no gradient at 0
+
+
+POOLINGS = {"max": lambda: nn.MaxPool2d(2), "average": lambda: nn.AvgPool2d(2), "l2": L2Pool2d}
 
 
 class VGG(nn.Sequential):
@@ -17,24 +35,29 @@ class VGG(nn.Sequential):
 
     Args:
         name: "vgg16" or "vgg19".
-        pooling: "max", as it was trained, or "average": slightly more appealing, say Gatys et al. 2016 (section 2).
+        pooling: "max", as it was trained; "average": slightly more appealing, say Gatys et al. 2016 (section 2); or
+            "l2", the root of the mean square, between the two.
+        padding: what convolutions see beyond the border: "zeros", as it was trained; "reflect" or "replicate", which
+            have no dark frame around the picture.
 
     conv4_2 is a layer's value before its ReLU, relu4_2 after it. No layer works in place, so a stored feature map
     stays what it was. Weights are left as torch initialises them: `load_vgg` returns the pretrained network.
     """
 
-    def __init__(self, name: str, pooling: str = "max"):
+    def __init__(self, name: str, pooling: str = "max", padding: str = "zeros"):
         super().__init__()
-        if pooling not in ("max", "average"):
-            raise ValueError(f'pooling is "max" or "average", not {pooling!r}')
-        self.name, self.pooling, self.note = name, pooling, ""
+        for what, value, known in (("pooling", pooling, POOLINGS), ("padding", padding, PADDINGS)):
+            if value not in known:
+                raise ValueError(f"{what} is one of {', '.join(known)}, not {value!r}")
+        self.name, self.pooling, self.padding, self.note = name, pooling, padding, ""
         channels_in = 3
         for block, (convolutions, channels) in enumerate(zip(BLOCKS[name], CHANNELS, strict=True), start=1):
             for index in range(1, convolutions + 1):
-                self.add_module(f"conv{block}_{index}", nn.Conv2d(channels_in, channels, 3, padding=1))
+                convolution = nn.Conv2d(channels_in, channels, 3, padding=1, padding_mode=padding)
+                self.add_module(f"conv{block}_{index}", convolution)
                 self.add_module(f"relu{block}_{index}", nn.ReLU())
                 channels_in = channels
-            self.add_module(f"pool{block}", nn.MaxPool2d(2) if pooling == "max" else nn.AvgPool2d(2))
+            self.add_module(f"pool{block}", POOLINGS[pooling]())
         self.requires_grad_(False)
 
     @property
@@ -65,10 +88,17 @@ class VGG(nn.Sequential):
         layers = [layers] if isinstance(layers, str) else list(layers)
         unknown = [layer for layer in layers if layer not in self._modules]
         if unknown:
+            near = get_close_matches(str(unknown[0]), self._modules, cutoff=0.5)
+            hint = f"; do you mean {' or '.join(near)}?" if near else ""
             raise ValueError(
-                f"{self.name} has no layer {', '.join(map(repr, unknown))}; it has {', '.join(self._modules)}"
+                f"{self.name} has no layer {', '.join(map(repr, unknown))}{hint} It has {', '.join(self._modules)}"
             )
         return [name for name in self._modules if name in layers]
+
+
+def poolings_before(layer: str) -> int:
+    """Return how often a layer's feature maps were halved: 0 for relu1_2, 1 for pool1."""
+    return int(layer[4]) - (not layer.startswith("pool"))
 
 
 def pick_device() -> torch.device:
@@ -78,19 +108,25 @@ def pick_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def load_vgg(network: str = "auto", pooling: str = "max", device: torch.device | str | None = None) -> VGG:
+def load_vgg(
+    network: str = "auto",
+    pooling: str = "max",
+    device: torch.device | str | None = None,
+    *,
+    padding: str = "zeros",
+) -> VGG:
     """Return a pretrained, frozen VGG.
 
     Args:
         network: "vgg16", "vgg19", or "auto": VGG-19 if its weights are cached or can be had, else VGG-16.
-        pooling: "max" or "average".
+        pooling, padding: as `VGG` has them.
         device: where it runs; default CUDA, then MPS, then the CPU.
 
     `.name` says which network it is and `.note` why. Raises ValueError for unknown names, and WeightsError where the
     weights cannot be had: an explicit name never falls back.
     """
     weights = load_weights(network)
-    vgg = VGG(weights.network, pooling)
+    vgg = VGG(weights.network, pooling, padding)
     convolutions = [layer for layer in vgg if isinstance(layer, nn.Conv2d)]
     for index, layer in enumerate(convolutions):
         layer.load_state_dict({kind: weights.tensors[f"{index}.{kind}"] for kind in ("weight", "bias")})

@@ -145,13 +145,13 @@ class TestExactness:
         style = nst.load_image(root / "data/styles" / f"{pair[1]}.jpg", 256)
         noise = torch.randn(content.shape, generator=torch.Generator().manual_seed(0))
         image = (content + 0.1 * noise).clamp(0, 1)
-        settings = optimise.Settings(1.0, 10.0, 0.3, tuple(nst.STYLE_WEIGHTS.items()), 256)
+        settings = optimise.Settings(1.0, 10.0, 0.3, (("relu4_2", 1.0),), tuple(nst.STYLE_WEIGHTS.items()), 256)
         evaluations = {}
         for name in ("plain", kind):
             run = nst.StyleTransfer(content, style, network=vgg16, sizes=(256,), engine=name, tv_weight=0.3)
-            run.engine = pick_engine(vgg16, name, HALF)
+            run.problem.engine = pick_engine(vgg16, name, HALF)
             for rough in (True, False):
-                run._targets = run._targets_at(256, rough)
+                run._objective = run.problem.at(256, rough)
                 evaluations[name, rough] = run.evaluate(image, settings)
         right = evaluations["plain", False]
         for rough, most, least in ((True, 5e-3, 0.99), (False, 5e-4, 0.9995)):
@@ -199,8 +199,8 @@ class TestEndToEnd:
             judge = nst.StyleTransfer(*pictures, network=vgg16, sizes=(96,), engine="plain")
             for dtype in (EXACT, HALF):
                 run = nst.StyleTransfer(*pictures, network=vgg16, sizes=(96,), steps=300, start="content")
-                run.engine = pick_engine(vgg16, "direct", dtype)
-                run._targets = run._targets_at(96, run._is_rough(0))
+                run.problem.engine = pick_engine(vgg16, "direct", dtype)
+                run._objective = run.problem.at(96, run._is_rough(0))
                 for record in run:
                     if record.iteration + 1 in ratios:
                         settings = record.settings
@@ -425,12 +425,12 @@ class TestRoughAndExact:
         run = nst.StyleTransfer(
             picture(48, 48), picture(48, 48, 1), network=vgg16, sizes=(40, 48), steps=(5, 6), start="content"
         )
-        run.engine = pick_engine(vgg16, "direct", HALF)
-        run._targets = run._targets_at(40, True)
+        run.problem.engine = pick_engine(vgg16, "direct", HALF)
+        run._objective = run.problem.at(40, True)
         return run
 
     def test_the_first_evaluations_at_each_size_are_rough(self, run):
-        assert [(record.size, run._targets.rough) for record in run] == [
+        assert [(record.size, run._objective.rough) for record in run] == [
             *[(40, True)] * 3, *[(40, False)] * 2, *[(48, True)] * 3, *[(48, False)] * 3,
         ]  # fmt: skip
 
@@ -454,5 +454,5 @@ class TestRoughAndExact:
     def test_a_rewound_run_is_rough_again(self, run):
         records = list(run)
         run.rewind(records[6])
-        assert run._targets[:2] == (48, True)
+        assert (run._objective.size, run._objective.rough) == (48, True)
         assert next(iter(run)) == records[6]

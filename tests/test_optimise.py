@@ -106,7 +106,8 @@ class TestStep:
     def test_losses_and_gradient_are_the_formulas(self, make_run, vgg16):
         run = make_run(alpha=2.0, beta=3.0, tv_weight=0.7, start="noise", engine="plain")
         record = run.step()
-        content, style = (nst.load_image(image, 48) for image in (run.content_image, run.style_image))
+        images = run.content_image, run.regions[0].styles[0].image
+        content, style = (nst.load_image(image, 48) for image in images)
         image = record.image.requires_grad_()
         expected = plain_losses(image, content, style, vgg16, 2.0, 3.0, 0.7)
         found = (record.total, record.content, record.style, record.total_variation)
@@ -350,7 +351,7 @@ class TestStart:
 
     def test_recoloured(self, make_run):
         run = make_run(start="recoloured")
-        content, style = nst.load_image(run.content_image, 48), run.style_image
+        content, style = nst.load_image(run.content_image, 48), run.regions[0].styles[0].image
         torch.testing.assert_close(run.image, nst.recolour(content, style))
 
     @pytest.mark.parametrize("quality", QUALITIES)
@@ -367,7 +368,7 @@ class TestStart:
             make_run(quality="ultra")
 
     def test_bad_start(self, make_run):
-        with pytest.raises(ValueError, match='start is "content", "recoloured", "noise" or an image'):
+        with pytest.raises(ValueError, match="start, where it is no image, is one of content, recoloured, noise"):
             make_run(start="style")
 
 
@@ -386,7 +387,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match="optimiser is one of lbfgs, adam, not 'sgd'"):
             make_run(optimiser="sgd")
         with pytest.raises(ValueError, match="no layer 'conv4_9'"):
-            make_run(content_layer="conv4_9")
+            make_run(content_weights={"conv4_9": 1})
         with pytest.raises(ValueError, match="no layer 'conv1_9'"):
             make_run(style_weights={"conv1_9": 1.0})
 

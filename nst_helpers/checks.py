@@ -1,0 +1,50 @@
+"""Refusals, each saying what was meant."""
+
+import math
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from torch import Tensor
+
+from .images import check_image
+
+
+def number(name: str, value, low: float = 0.0, high: float = math.inf) -> float:
+    """Return a value as a float; raises ValueError unless it is finite and from low to high."""
+    value = float(value)
+    if not (math.isfinite(value) and low <= value <= high):
+        bounds = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise ValueError(f"{name} is a finite number, {bounds}, not {value}")
+    return value
+
+
+def one_of(name: str, value, known: Iterable[str]) -> str:
+    """Return a value; raises ValueError, with the nearest names, unless it is one of those known."""
+    known = list(known)
+    if value not in known:
+        near = get_close_matches(str(value), map(str, known), cutoff=0.5)
+        hint = f" (do you mean {' or '.join(map(repr, near))}?)" if near else ""
+        raise ValueError(f"{name} is one of {', '.join(map(str, known))}, not {value!r}{hint}")
+    return value
+
+
+def picture(name: str, image) -> Tensor:
+    """Return an image (1, 3, H, W) as float32, clipped to [0, 1]; raises ValueError for anything else."""
+    if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[:2] != (1, 3):
+        what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(f"{name} is a tensor (1, 3, H, W) from load_image, not {what}")
+    check_image(image, name)
+    return image.detach().float().clamp(0, 1)
+
+
+def mask(name: str, mask) -> Tensor:
+    """Return a mask (1, 1, H, W) as float32; raises ValueError unless its values lie in [0, 1], not all at 0."""
+    if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[:2] != (1, 1):
+        what = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"{name} is a tensor (1, 1, H, W) from load_mask, not {what}")
+    low, high = (value.item() for value in mask.detach().float().aminmax())
+    if not (math.isfinite(low) and math.isfinite(high) and low >= 0 and high <= 1):
+        raise ValueError(f"{name}: values from {low:.3g} to {high:.3g} where [0, 1] is meant")
+    if high == 0:
+        raise ValueError(f"{name} covers nothing")
+    return mask.detach().float()

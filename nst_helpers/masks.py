@@ -1,0 +1,124 @@
+"""Parts of a picture: masks, where they come from, and what they come to in each layer."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, conv2d, interpolate, normalize, pad
+
+from . import checks
+from .images import load_image
+from .vgg import VGG, get_features, poolings_before
+
+
+class Part(NamedTuple):
+    """The positions of a layer that belong to a part of the picture, and how much."""
+
+    places: Tensor  # (n,), indices into H'·W'
+    weights: Tensor  # (n,), with the mean 1
+
+
+def load_mask(source, size: int | None = 512) -> Tensor:
+    """Return a picture's lightness as a mask (1, 1, H, W): white is inside, black outside.
+
+    Args:
+        source, size: as `load_image` takes them. Give it the size of the content image.
+
+    Raises what `load_image` raises, and ValueError for a mask that covers nothing.
+    """
+    return checks.mask(str(source)[:80], load_image(source, size).mean(1, keepdim=True))
+
+
+def feathered(mask: Tensor, radius: float) -> Tensor:
+    """Return a mask (1, 1, H, W) with soft edges: blurred by a Gaussian with a standard deviation of `radius` px."""
+    radius = checks.number("radius", radius)
+    if radius == 0:
+        return mask
+    reach = min(max(1, round(3 * radius)), min(mask.shape[2:]) - 1)
+    x = torch.arange(-reach, reach + 1, dtype=mask.dtype)
+    kernel = torch.exp(-0.5 * (x / radius) ** 2)
+    kernel = (kernel / kernel.sum()).to(mask.device)
+    wide = pad(mask, (reach, reach, reach, reach), mode="replicate")
+    return conv2d(conv2d(wide, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1)).clamp(0, 1)
+
+
+def find_regions(image: Tensor, n: int, *, network: VGG | None = None, layer: str = "relu3_1", seed: int = 0) -> Tensor:
+    """Return n masks (n, 1, H, W) of 0 and 1 that divide an image between them, the largest first.
+
+    Args:
+        image: (1, 3, H, W) in [0, 1].
+        n: how many, 2 at least.
+        network, layer: with a network, positions whose features in the layer are alike belong together; without,
+            pixels whose colours are.
+        seed: of where the search begins.
+
+    By k-means (Lloyd 1982), begun as k-means++ does (Arthur and Vassilvitskii 2007). Raises ValueError where there are
+    fewer different colours or features than n.
+    """
+    image = checks.picture("image", image)
+    if not (isinstance(n, int) and n >= 2):
+        raise ValueError(f"n is a whole number, at least 2, not {n!r}")
+    if network is None:
+        maps = image
+    else:
+        with torch.no_grad():
+            maps = normalize(get_features(image, network, [layer])[layer], dim=1).cpu()
+    labels = _k_means(maps[0].flatten(1).T.float(), n, torch.Generator().manual_seed(seed))
+    labels = labels.view(1, 1, *maps.shape[2:]).float()
+    labels = interpolate(labels, image.shape[2:], mode="nearest-exact")[0]
+    masks = torch.stack([(labels == label).float() for label in range(n)])
+    return masks[masks.sum((1, 2, 3)).argsort(descending=True)]
+
+
+def _k_means(points: Tensor, n: int, generator: torch.Generator, rounds: int = 50) -> Tensor:
+    """Return the number of the cluster of each point (N, D)."""
+    centres = points[torch.randint(len(points), (1,), generator=generator)]
+    while len(centres) < n:
+        distance = torch.cdist(points, centres).min(1).values.square()
+        if not distance.max() > 0:
+            raise ValueError(f"there are only {len(centres)} different points to make {n} regions of")
+        centres = torch.cat([centres, points[torch.multinomial(distance, 1, generator=generator)]])
+    for _ in range(rounds):
+        labels = torch.cdist(points, centres).argmin(1)
+        sums = torch.zeros_like(centres).index_add_(0, labels, points)
+        counts = labels.bincount(minlength=n)[:, None]
+        new = torch.where(counts > 0, sums / counts.clamp_min(1), centres)
+        if torch.equal(new, centres):
+            break
+        centres = new
+    return torch.cdist(points, centres).argmin(1)
+
+
+def resize_mask(masks: Tensor, height: int, width: int) -> Tensor:
+    """Return masks (R, 1, H, W) resized to (R, 1, height, width), averaged where that is smaller."""
+    if masks.shape[2:] == (height, width):
+        return masks
+    return interpolate(masks, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
+
+
+def masks_of(masks: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    """Return {layer: masks (R, 1, H', W')} averaged down to each layer's size."""
+    shapes = {layer: [side >> poolings_before(layer) for side in masks.shape[2:]] for layer in layers}
+    return {layer: adaptive_avg_pool2d(masks, shape) for layer, shape in shapes.items()}
+
+
+def parts_of(masks: Tensor, layers: Sequence[str]) -> dict[str, list[Part]]:
+    """Return, for each layer, the positions that each mask covers: {layer: R parts}.
+
+    Args:
+        masks: (R, 1, H, W) in [0, 1], of the picture's size. A position of a layer counts as much as the mask covers
+            of the pixels that it stands for.
+        layers: names.
+
+    Raises ValueError for a mask that covers nothing.
+    """
+    if empty := [str(index) for index, mask in enumerate(masks) if not mask.max() > 0]:
+        raise ValueError(f"masks that cover nothing: {', '.join(empty)}")
+    return {layer: [_part(mask.flatten()) for mask in found] for layer, found in masks_of(masks, layers).items()}
+
+
+def _part(mask: Tensor) -> Part:
+    places = mask.nonzero().flatten()
+    weights = mask[places]
+    return Part(places, weights / weights.mean())
