@@ -11,8 +11,10 @@ from .colours import recolour
 from .engine import pick_engine
 from .images import deprocess, find_picture, load_image, preprocess, save_image, to_pil
 from .losses import content_loss, gram_matrix, style_loss, total_loss, total_variation_loss
+from .masks import feathered, find_regions, load_mask
 from .optimise import CONTENT_LAYER, STYLE_WEIGHTS, StyleTransfer, transfer
 from .plots import show_grid, show_images, show_losses, show_source
+from .styles import Region, Style
 from .vgg import VGG, get_features, load_vgg, receptive_fields
 from .weights import WeightsError
 
@@ -20,14 +22,19 @@ __all__ = [
     "CONTENT_LAYER",
     "STYLE_WEIGHTS",
     "VGG",
+    "Region",
+    "Style",
     "StyleTransfer",
     "WeightsError",
     "content_loss",
     "deprocess",
+    "feathered",
     "find_picture",
+    "find_regions",
     "get_features",
     "gram_matrix",
     "load_image",
+    "load_mask",
     "load_vgg",
     "pick_engine",
     "preprocess",

@@ -74,7 +74,9 @@ def gram_loss(
 def gram_distance(target_gram: Tensor, style_gram: Tensor, layer: str = "a layer") -> Tensor:
     """Return mean((G − A)²) / 4 of one layer's Gram matrices (B, C, C), a scalar: see `style_loss`."""
     if target_gram.shape[1:] != style_gram.shape[1:]:
-        raise ValueError(f"{layer}: Gram matrices differ in shape: {tuple(target_gram.shape)}, {tuple(style_gram.shape)}")
+        raise ValueError(
+            f"{layer}: Gram matrices differ in shape: {tuple(target_gram.shape)}, {tuple(style_gram.shape)}"
+        )
     return (target_gram - style_gram).square().mean() / 4
 
 

@@ -129,10 +129,14 @@ class StyleTransfer:
         noise: how much of the start is white noise, from 0 to 1.
         optimiser: "lbfgs" or "adam".
         learning_rate: what the optimiser's step is multiplied by; default 1 for L-BFGS, 0.02 for Adam.
-        averaging: above 0, `average` is the mean of this size's images, each counting so much less than the next;
-            0.99 takes Adam's speckle away. What the next size goes on from is the average, too.
+        averaging: above 0, `average` is the mean of this size's images, each counting so much less than the next; it
+            is what `transfer` returns, and what the next size goes on from. Meant for Adam, with 0.9 to 0.99: a little
+            smoother, at a slightly higher loss.
         carry: whether Adam's memory is carried on from size to size. That of L-BFGS begins anew.
         alpha, beta, tv_weight: weights of the content, style and total variation losses.
+        balance: how stylised, from 0 to 1, in place of beta, which is chosen so that at white noise, of the first size,
+            the style's gradient is 10^(4·balance) times as long as the content's. Then the number means about the same
+            with any style loss, layers and weights; 0.5 is close to the default β = 10.
         content_weights, style_weights: {layer: weight}; layers are named before ("conv4_2") or after ("relu4_2") their
             ReLU.
         content_loss, style_loss: names in `style_losses.CONTENT_LOSSES` and `STYLE_LOSSES`.
@@ -180,6 +184,7 @@ class StyleTransfer:
         alpha: float = 1.0,
         beta: float = 10.0,
         tv_weight: float = 0.0,
+        balance: float | None = None,
         content_weights: Mapping[str, float] = CONTENT_WEIGHTS,
         style_weights: Mapping[str, float] = STYLE_WEIGHTS,
         content_loss: str = "features",
@@ -226,6 +231,8 @@ class StyleTransfer:
         self._objective = self.problem.at(self.sizes[0], self._is_rough(0))
         start = QUALITIES[quality].start if start is None else start
         self.state = State(start_image(start, self._objective, noise, seed), OPTIMISERS[optimiser]())
+        if balance is not None:
+            self.beta = self._balanced(checks.number("balance", balance, high=1))
 
     # What may be read and set between steps
 
@@ -392,8 +399,24 @@ class StyleTransfer:
     def _finished(self, image: Tensor) -> Tensor:
         return self._objective.finish(image).to("cpu", copy=True)
 
+    def _balanced(self, balance: float) -> float:
+        """Return the β that gives the style so much of the gradient."""
+        image = start_image("noise", self._objective, 0, self.seed)
+        content, style = (
+            self.evaluate(image, replace(self.settings, alpha=alpha, beta=beta, tv_weight=0.0)).gradient.norm().item()
+            for alpha, beta in ((self.alpha, 0.0), (0.0, 1.0))
+        )
+        if not (content > 0 and style > 0):
+            raise ValueError("balance needs a content and a style with a gradient each: alpha and weights above 0")
+        return 10 ** (4 * balance) * content / style
+
     def _is_rough(self, level_step: int) -> bool:
         return self.engine.has_rough and level_step < ROUGH
+
+    @property
+    def average_loss(self) -> float:
+        """The total loss of `average`, which takes an evaluation."""
+        return self.evaluate(self._averaged(), self.settings).losses[0]
 
     def evaluate(self, image: Tensor, settings: Settings) -> Evaluation:
         """Return the losses and the gradient of an image of the present size, and change nothing."""
@@ -404,7 +427,7 @@ class StyleTransfer:
 class Result:
     """What `transfer` returns."""
 
-    image: Tensor = field(repr=False)  # (1, 3, H, W) in [0, 1] on the CPU: the best, whose loss was measured
+    image: Tensor = field(repr=False)  # (1, 3, H, W) in [0, 1] on the CPU: the best, or with `averaging` the average
     loss: float  # its total loss
     history: tuple[Record, ...] = field(repr=False)  # one record an evaluation
     network: str  # "vgg16" or "vgg19"
@@ -451,9 +474,12 @@ def transfer(
                     bar.write(_report(record))
         except KeyboardInterrupt:
             interrupted = True
+    image, loss = run.best, run.best_loss
+    if run.averaging:
+        image, loss = run.average, run.average_loss
     return Result(
-        image=run.best,
-        loss=run.best_loss,
+        image=image,
+        loss=loss,
         history=run.history,
         network=run.network.name,
         note=run.network.note,

@@ -10,6 +10,7 @@ from torch.nn.functional import conv2d, cosine_similarity, max_pool2d
 import nst_helpers as nst
 from nst_helpers import by_hand, direct, engine, kernels, optimise, winograd
 from nst_helpers.engine import pick_engine
+from nst_helpers.masks import parts_of
 
 EXACT = torch.float32
 HALF = torch.bfloat16
@@ -36,7 +37,7 @@ def picture(picture):
 def networks(vgg16):
     """VGG-16 as it was trained, and VGG-19 with weights that keep its signals as large as they are."""
     networks = {}
-    for name, pooling in itertools.product(("vgg16", "vgg19"), ("max", "average")):
+    for name, pooling in itertools.product(("vgg16", "vgg19"), ("max", "average", "l2")):
         network = nst.VGG(name, pooling)
         if name == "vgg16":
             network.load_state_dict(vgg16.state_dict())
@@ -109,7 +110,7 @@ LAYERS = {
 
 class TestExactness:
     @pytest.mark.parametrize("kind", ["direct", "winograd"])
-    @pytest.mark.parametrize("pooling", ["max", "average"])
+    @pytest.mark.parametrize("pooling", ["max", "average", "l2"])
     @pytest.mark.parametrize("name", ["vgg16", "vgg19"])
     @pytest.mark.parametrize("shape", [(64, 64), (75, 130), (97, 51)])
     def test_float32(self, networks, picture, kind, name, pooling, shape):
@@ -126,7 +127,7 @@ class TestExactness:
         assert cosine >= 0.99999
 
     @pytest.mark.parametrize("kind", ["direct", "winograd"])
-    @pytest.mark.parametrize("pooling", ["max", "average"])
+    @pytest.mark.parametrize("pooling", ["max", "average", "l2"])
     @pytest.mark.parametrize("which", LAYERS)
     def test_layers(self, networks, picture, kind, pooling, which):
         network = networks["vgg16", pooling]
@@ -137,6 +138,43 @@ class TestExactness:
             )
             assert difference < most
             assert cosine >= least
+
+    @pytest.mark.parametrize("kind", ["plain", "direct", "winograd"])
+    @pytest.mark.parametrize("means", [False, True])
+    @pytest.mark.parametrize("of_parts", [False, True])
+    def test_parts_and_means(self, networks, picture, kind, means, of_parts):
+        """Against sums over positions, weight by weight."""
+        network, image = networks["vgg16", "max"], picture(45, 53)
+        layers = ["relu1_1", "conv2_1", "pool2", "relu4_1"]
+        masks = torch.rand(2, 1, 45, 53, generator=torch.Generator().manual_seed(0)) * (torch.arange(53) > 20)
+        parts = parts_of(masks, layers) if of_parts else None
+
+        def loss(moments):
+            generator = torch.Generator().manual_seed(1)
+            weights = {layer: torch.rand(M.shape, generator=generator) for layer, M in moments.items()}
+            return sum((weights[layer] * M / M.detach().abs().mean()).sum() for layer, M in moments.items())
+
+        def naive(maps, layer):
+            F, moments = maps[0].flatten(1), []
+            if means:
+                F = torch.cat([F, torch.ones_like(F[:1])])
+            for index in range(2 if of_parts else 1):
+                t = torch.zeros(F.shape[1]) if of_parts else torch.ones(F.shape[1])
+                if of_parts:
+                    t[parts[layer][index].places] = parts[layer][index].weights
+                moments.append((F * t) @ F.T / t.sum())
+            return torch.stack(moments)
+
+        x = image.clone().requires_grad_()
+        expected = {k: naive(maps, k) for k, maps in nst.get_features(x, network, layers).items()}
+        (right,) = torch.autograd.grad(loss(expected), x)
+        for dtype, most, least in ((EXACT, 1e-5, 0.99999), (HALF, 2e-2, 0.998)):
+            chosen = pick_engine(network, kind, None if kind == "plain" else dtype)
+            _, found = chosen(x, [], layers, means=means, parts=parts)
+            (gradient,) = torch.autograd.grad(loss(found), x)
+            assert cosine_similarity(gradient.flatten(), right.flatten(), 0) >= least
+            for layer, M in expected.items():
+                assert (found[layer] - M).abs().max() < most * M.abs().max()
 
     @pytest.mark.parametrize("kind", ["direct", "winograd"])
     @pytest.mark.parametrize("pair", PAIRS, ids="+".join)
@@ -374,6 +412,12 @@ class TestChoice:
             pick_engine(vgg16, "fast")
         with pytest.raises(ValueError, match="takes a CPU"):
             pick_engine(nst.VGG("vgg16").to("meta"), "winograd")
+
+    def test_other_padding_is_left_to_autograd(self, picture):
+        network = nst.VGG("vgg16", padding="reflect").to("cpu")
+        assert pick_engine(network).name == "plain, since the padding is reflect"
+        with pytest.raises(ValueError, match="engine='winograd' pads with zeros; the network's padding is reflect"):
+            pick_engine(network, "winograd")
 
     def test_without_numba(self, vgg16, monkeypatch):
         monkeypatch.setattr(engine, "find_spec", lambda name: None)

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import math
 import pickle
 import re
@@ -354,6 +355,29 @@ class TestStart:
         content, style = nst.load_image(run.content_image, 48), run.regions[0].styles[0].image
         torch.testing.assert_close(run.image, nst.recolour(content, style))
 
+    def test_grey(self, make_run):
+        assert (make_run(start="grey").image == 0.5).all()
+
+    def test_the_styles_colours(self, make_run):
+        run = make_run(start="style_colours", seed=3, sizes=(64,))
+        style, image = run.regions[0].styles[0].image, run.image
+        torch.testing.assert_close(image.mean((2, 3)), style.mean((2, 3)), atol=0.02, rtol=0)
+        covariances = [torch.cov(x[0].flatten(1)) for x in (image, style)]
+        torch.testing.assert_close(*covariances, atol=5e-3, rtol=0)
+        neighbours = torch.corrcoef(torch.stack([image[0, 0, :, 1:].flatten(), image[0, 0, :, :-1].flatten()]))
+        assert neighbours[0, 1].abs() < 0.1  # noise
+        assert not torch.equal(image, make_run(start="style_colours", seed=4, sizes=(64,)).image)
+
+    @pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
+    def test_a_blend_with_noise(self, make_run, noise):
+        image = make_run(start="content", noise=noise, seed=5).image
+        expected = (1 - noise) * make_run(start="content").image + noise * make_run(start="noise", seed=5).image
+        torch.testing.assert_close(image, expected)
+
+    def test_bad_noise(self, make_run):
+        with pytest.raises(ValueError, match="noise is a finite number, from 0 to 1, not 2"):
+            make_run(noise=2)
+
     @pytest.mark.parametrize("quality", QUALITIES)
     def test_quality_says_steps_and_start(self, make_run, quality):
         run = make_run(quality=quality, steps=None, start=None, sizes=(32, 40, 48))
@@ -370,6 +394,104 @@ class TestStart:
     def test_bad_start(self, make_run):
         with pytest.raises(ValueError, match="start, where it is no image, is one of content, recoloured, noise"):
             make_run(start="style")
+
+
+class TestAveraging:
+    def test_is_the_weighted_mean_of_this_sizes_images(self, make_run):
+        run = make_run(optimiser="adam", averaging=0.9, sizes=(32, 48), steps=(3, 5), start="noise")
+        images = []
+        while not run.done:
+            run.step()
+            images.append(run.image)
+        images = [image for image in images if image.shape[3] == 48]
+        shares = torch.tensor([0.1 * 0.9**age for age in reversed(range(5))])
+        expected = sum(share * image for share, image in zip(shares, images, strict=True)) / shares.sum()
+        torch.testing.assert_close(run.average, expected)
+
+    def test_what_the_next_size_goes_on_from(self, make_run):
+        run = make_run(optimiser="adam", averaging=0.9, sizes=(32, 48), steps=(4, 1))
+        for _ in range(4):
+            run.step()
+        average = run.average
+        first = run.step()
+        torch.testing.assert_close(first.image, optimise.resize(average, 36, 48))
+
+    def test_without_it_is_the_latest(self, make_run):
+        run = make_run()
+        list(run)
+        assert torch.equal(run.average, run.image)
+
+    def test_transfer_returns_it(self, vgg16, picture):
+        images = picture(48, 64), picture(64, 60, 1)
+        settings = {"network": vgg16, "sizes": (48,), "steps": 12, "optimiser": "adam", "averaging": 0.9}
+        result, run = nst.transfer(*images, progress=False, **settings), nst.StyleTransfer(*images, **settings)
+        list(run)
+        assert torch.equal(result.image, run.average)
+        assert result.loss == run.evaluate(run.average, run.settings).losses[0] != run.best_loss
+
+    def test_bad_value(self, make_run):
+        with pytest.raises(ValueError, match="averaging is a finite number, from 0 to 1, not 2"):
+            make_run(averaging=2)
+
+
+class TestBalance:
+    @pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
+    def test_is_the_ratio_of_the_gradients_at_noise(self, make_run, vgg16, style_loss):
+        run = make_run(balance=0.25, alpha=3.0, style_loss=style_loss, engine="plain", seed=2)
+        settings = run.settings
+        white = torch.rand(1, 3, 36, 48, generator=torch.Generator().manual_seed(2))
+        content, style = (
+            run.evaluate(white, dataclasses.replace(settings, **{name: 0.0})).gradient.norm()
+            for name in ("beta", "alpha")
+        )
+        assert style / content == pytest.approx(10, rel=1e-4)
+        assert run.alpha == 3
+
+    def test_more_is_more_stylised(self, make_run):
+        runs = [make_run(balance=balance, steps=20) for balance in (0.0, 0.5, 1.0)]
+        content = [list(run)[-1].content for run in runs]
+        assert content[0] < content[1] < content[2]
+
+    def test_one_number_for_every_style_loss(self, make_run):
+        """A half leaves about as much of the content, whatever the loss; the same β does not."""
+
+        def spread(**settings):
+            losses = "gram", "mean_std", "nearest"
+            content = [list(make_run(style_loss=loss, steps=20, **settings))[-1].content for loss in losses]
+            return max(content) / min(content)
+
+        assert spread(balance=0.5) < 0.5 * spread(beta=10.0)
+
+    def test_bad_values(self, make_run):
+        with pytest.raises(ValueError, match="balance is a finite number, from 0 to 1, not 2"):
+            make_run(balance=2)
+        with pytest.raises(ValueError, match="balance needs a content and a style"):
+            make_run(balance=0.5, alpha=0)
+
+
+class TestCarry:
+    def at_the_next_size(self, make_run, **settings):
+        run = make_run(sizes=(32, 64), steps=(10, 3), start="noise", **settings)
+        for _ in range(11):
+            run.step()
+        return run.state.optimiser
+
+    def test_adams_memory(self, make_run):
+        assert self.at_the_next_size(make_run, optimiser="adam").steps == 1
+        adam = self.at_the_next_size(make_run, optimiser="adam", carry=True)
+        assert adam.steps == 11
+        assert adam.mean.shape == (1, 3, 48, 64)
+        assert len(self.at_the_next_size(make_run, carry=True).pairs) <= 1  # L-BFGS begins anew
+
+    def test_is_enlarged_in_proportion(self):
+        """A gradient that stays the same keeps its steps: four times the pixels have each a quarter of it."""
+        adam, gradient = Adam(), torch.tensor([2.0, -1.0, 0.5]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+        for _ in range(3):
+            before = adam.direction(torch.zeros(1, 3, 8, 8), gradient)
+        wide = gradient[..., :1, :1].expand(1, 3, 16, 16) / 4
+        after = adam.resized(16, 16).direction(torch.zeros(1, 3, 16, 16), wide)
+        torch.testing.assert_close(after, before[..., :1, :1].expand(1, 3, 16, 16))
+        assert Adam().resized(4, 4).steps == 0
 
 
 class TestBadInput:

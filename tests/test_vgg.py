@@ -82,6 +82,30 @@ class TestGetFeatures:
         different = functional.cosine_similarity(code(first), code(second))
         assert alike > different
 
+    def test_l2_pooling(self, picture):
+        network = nst.VGG("vgg16", pooling="l2")
+        maps = nst.get_features(picture(33, 40), network, ["relu1_2", "pool1"])
+        windows = maps["relu1_2"][..., :32, :].unfold(2, 2, 2).unfold(3, 2, 2)
+        torch.testing.assert_close(maps["pool1"], windows.square().mean((4, 5)).sqrt(), atol=2e-4, rtol=1e-3)
+
+    @pytest.mark.parametrize("padding", ["zeros", "reflect", "replicate"])
+    def test_padding(self, vgg16, picture, padding):
+        network = nst.load_vgg("vgg16", device="cpu", padding=padding)
+        mode = {"zeros": "constant"}.get(padding, padding)
+        x = functional.pad(nst.preprocess(picture()), (1, 1, 1, 1), mode=mode)
+        expected = functional.conv2d(x, vgg16.conv1_1.weight, vgg16.conv1_1.bias)
+        torch.testing.assert_close(nst.get_features(picture(), network, ["conv1_1"])["conv1_1"], expected)
+
+    def test_bad_pooling_and_padding(self):
+        with pytest.raises(ValueError, match="pooling is one of max, average, l2, not 'mean'"):
+            nst.VGG("vgg16", pooling="mean")
+        with pytest.raises(ValueError, match="padding is one of zeros, reflect, replicate, not 'edge'"):
+            nst.VGG("vgg16", padding="edge")
+
+    def test_the_nearest_names_are_suggested(self, vgg16, picture):
+        with pytest.raises(ValueError, match="has no layer 'relu4-2'; do you mean relu4_2 or"):
+            nst.get_features(picture(), vgg16, ["relu4-2"])
+
     def test_the_smallest_picture(self, vgg16, picture):
         assert nst.get_features(picture(16, 16), vgg16, ["relu5_1"])["relu5_1"].shape == (1, 512, 1, 1)
         with pytest.raises(ValueError, match=r"\(15, 40\) px is too small for relu5_1"):
