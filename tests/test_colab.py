@@ -51,7 +51,7 @@ def page(browser, python, tmp_path):
     with serving(tmp_path, "notebook", *options, f"--notebook-dir={tmp_path}", python=python) as (address, _):
         page = browser.new_page(viewport={"width": 1280, "height": 1500})
         page.goto(f"{address}/notebooks/colab.ipynb", timeout=60_000)
-        page.wait_for_function("window.Jupyter?.notebook?.kernel?.is_connected()", timeout=60_000)
+        page.wait_for_function("window.Jupyter?.notebook?.kernel?.widget_manager", timeout=90_000)
         yield page
         page.close()
 
@@ -71,7 +71,7 @@ def test_ticks_paint_and_controls_steer(page):
         return float(printed.inner_text())
 
     page.evaluate("Jupyter.notebook.get_cell(0).execute()")
-    page.locator("figcaption").nth(2).wait_for(timeout=60_000)
+    page.locator("figcaption").nth(2).wait_for(timeout=120_000)
     page.wait_for_timeout(1000)
     assert step() == 0  # nothing paints before the reader presses play
     page.locator(".widget-play button").first.click()
