@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, max_unpool2d, pad
 
-from .images import preprocess
 from .masks import Part
 from .vgg import VGG, l2_pool2d
 
@@ -104,7 +103,7 @@ class ByHand:
         asked = Asked(check(layers), check(gram_layers), rough, means, parts)
         if not layers and not gram_layers:
             return {}, {}
-        return _paired(asked, _Pass.apply(preprocess(image.to(self.network.device)), self, asked))
+        return _paired(asked, _Pass.apply(self.network.preprocess(image), self, asked))
 
     def forward(self, x: Tensor, asked: Asked) -> tuple[Maps, Maps, Tape]:
         """Return what was asked for, and the tape that `backward` goes back on; x is the normalised image."""

@@ -22,19 +22,23 @@ def one_of(name: str, value, known: Iterable[str]) -> str:
     """Return a value; raises ValueError, with the nearest names, unless it is one of those known."""
     known = list(known)
     if value not in known:
-        near = get_close_matches(str(value), map(str, known), cutoff=0.5)
-        hint = f" (do you mean {' or '.join(map(repr, near))}?)" if near else ""
-        raise ValueError(f"{name} is one of {', '.join(map(str, known))}, not {value!r}{hint}")
+        raise ValueError(f"{name} is one of {', '.join(map(str, known))}, not {value!r}{nearest(value, known)}")
     return value
 
 
+def nearest(value, known: Iterable) -> str:
+    """Return a question for the names that look most like a value; nothing if none does."""
+    near = get_close_matches(str(value), map(str, known), cutoff=0.5)
+    return f" (do you mean {' or '.join(map(repr, near))}?)" if near else ""
+
+
 def picture(name: str, image) -> Tensor:
-    """Return an image (1, 3, H, W) as float32, clipped to [0, 1]; raises ValueError for anything else."""
+    """Return an image (1, 3, H, W), clipped to [0, 1]; raises ValueError for anything else."""
     if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[:2] != (1, 3):
         what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(f"{name} is a tensor (1, 3, H, W) from load_image, not {what}")
     check_image(image, name)
-    return image.detach().float().clamp(0, 1)
+    return image.detach().clamp(0, 1)
 
 
 def mask(name: str, mask) -> Tensor:

@@ -39,7 +39,7 @@ def preprocess(image: Tensor) -> Tensor:
     Mean and standard deviation are those of ImageNet's training pictures, by channel. `deprocess` is the inverse.
     """
     check_image(image)
-    return (image - _channels(IMAGENET_MEAN, image)) / _channels(IMAGENET_STD, image)
+    return (image - channels(IMAGENET_MEAN, image)) / channels(IMAGENET_STD, image)
 
 
 def deprocess(normalised: Tensor) -> Tensor:
@@ -48,10 +48,10 @@ def deprocess(normalised: Tensor) -> Tensor:
     Args:
         normalised: (..., 3, H, W), RGB, floating point, mean 0 and standard deviation 1 over ImageNet.
     """
-    return normalised * _channels(IMAGENET_STD, normalised) + _channels(IMAGENET_MEAN, normalised)
+    return normalised * channels(IMAGENET_STD, normalised) + channels(IMAGENET_MEAN, normalised)
 
 
-def _channels(values: tuple[float, float, float], like: Tensor) -> Tensor:
+def channels(values: tuple[float, float, float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device).view(3, 1, 1)
 
 

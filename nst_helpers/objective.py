@@ -14,10 +14,11 @@ from .by_hand import ByHand
 from .colours import COLOURS
 from .engine import Plain
 from .images import fitted, resize, scaled
-from .losses import total_loss, total_variation_loss
+from .losses import total_loss
 from .masks import masks_of, parts_of, resize_mask
 from .style_losses import CONTENT_LOSSES, MOST, STYLE_LOSSES
 from .styles import Region
+from .total_variation import TOTAL_VARIATIONS
 from .vgg import poolings_before
 
 
@@ -53,7 +54,7 @@ class Kinds:
     content_loss: str = "features"
     style_loss: str = "gram"
     blend: str = "statistics"
-    tv_power: int = 1
+    tv: str = "l1"
     colour: str = "style"
 
 
@@ -161,7 +162,10 @@ class Objective:
         self._content_maps = {layer: maps[layer] for layer in problem.content_layers}
 
     def _resized(self, image: Tensor, size: int) -> Tensor:
-        return resize(image, *scaled(*image.shape[2:], size)).to(self.problem.engine.network.device)
+        shape = scaled(*image.shape[2:], size)
+        if shape != image.shape[2:]:
+            image = resize(image, *shape)
+        return image.to(self.problem.engine.network.conv1_1.weight)
 
     def _features(self, image: Tensor, content_layers: Sequence[str], style_layers: Sequence[str], parts=None):
         """Return {layer: feature maps} and {layer: what the style loss needs}."""
@@ -207,7 +211,7 @@ class Objective:
             (region.weight, self._style_distance(index, region, given, weights))
             for index, region in enumerate(self._regions)
         )
-        variation = total_variation_loss(seen, self.problem.kinds.tv_power)
+        variation = TOTAL_VARIATIONS[self.problem.kinds.tv](seen)
         total = total_loss(content, style, settings.alpha, settings.beta) + settings.tv_weight * variation
         (gradient,) = torch.autograd.grad(total, input_image)
         losses = torch.stack([total, content, style, variation]).tolist()

@@ -20,6 +20,7 @@ from .schedules import QUALITIES, coarse_to_fine, steps_by_size
 from .starts import start_image
 from .style_losses import BLENDS, CONTENT_LOSSES, STYLE_LOSSES
 from .styles import Region, Style, as_regions
+from .total_variation import TOTAL_VARIATIONS
 from .vgg import VGG, load_vgg
 
 CONTENT_LAYER = "relu4_2"
@@ -143,7 +144,8 @@ class StyleTransfer:
         blend: what is averaged over blended styles, with their weights: "statistics" (Gram matrices: one target between
             the styles), or "losses" (each style pulls). Where the loss is a square both have the same gradient, since
             Σ w (G − A)² = (G − Σ w A)² + a constant: of all style losses but "wasserstein" and "nearest".
-        tv_power: 1 or 2, see `total_variation_loss`.
+        tv: how total variation is measured, a name in `total_variation.TOTAL_VARIATIONS`: "l1" or "l2" for
+            `total_variation_loss` with that power.
         colour: what becomes of the colours. "style": they are the style's. "symmetric", "pca", "cholesky",
             "histogram": the content's, since the style image is recoloured first, see `recolour`. "luminance_yiq",
             "luminance_oklab": the content's, since both are painted in grey, and its colours put back. "content_yiq",
@@ -190,7 +192,7 @@ class StyleTransfer:
         content_loss: str = "features",
         style_loss: str = "gram",
         blend: str = "statistics",
-        tv_power: int = 1,
+        tv: str = "l1",
         colour: str = "style",
         seed: int = 0,
         device: torch.device | str | None = None,
@@ -205,7 +207,7 @@ class StyleTransfer:
             checks.one_of("content_loss", content_loss, CONTENT_LOSSES),
             checks.one_of("style_loss", style_loss, STYLE_LOSSES),
             checks.one_of("blend", blend, BLENDS),
-            checks.one_of("tv_power", tv_power, (1, 2)),
+            checks.one_of("tv", tv, TOTAL_VARIATIONS),
             checks.one_of("colour", colour, COLOURS),
         )
         self.sizes = tuple(sizes) if sizes is not None else coarse_to_fine(*content_image.shape[2:])

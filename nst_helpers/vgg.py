@@ -1,18 +1,19 @@
 """VGG-16 and VGG-19 (Simonyan and Zisserman 2015) as feature extractors: layers by name, no classifier."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from .images import preprocess
+from . import checks
+from .images import IMAGENET_STD, channels, preprocess
 from .weights import load_weights
 
 BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # convolutions in each of the five blocks
 CHANNELS = (64, 128, 256, 512, 512)  # of each block's feature maps
 PADDINGS = ("zeros", "reflect", "replicate")
+INPUTS = ("standardised", "255")
 
 
 class L2Pool2d(nn.Module):
@@ -39,24 +40,26 @@ class VGG(nn.Sequential):
             "l2", the root of the mean square, between the two.
         padding: what convolutions see beyond the border: "zeros", as it was trained; "reflect" or "replicate", which
             have no dark frame around the picture.
+        inputs: "standardised", as `preprocess` does and as it was trained; or "255", where values are 255 times as
+            large, less the mean, as some published recipes feed them. The pretrained weights do not expect that.
 
     conv4_2 is a layer's value before its ReLU, relu4_2 after it. No layer works in place, so a stored feature map
     stays what it was. Weights are left as torch initialises them: `load_vgg` returns the pretrained network.
     """
 
-    def __init__(self, name: str, pooling: str = "max", padding: str = "zeros"):
+    def __init__(self, name: str, pooling: str = "max", padding: str = "zeros", inputs: str = "standardised"):
         super().__init__()
-        for what, value, known in (("pooling", pooling, POOLINGS), ("padding", padding, PADDINGS)):
-            if value not in known:
-                raise ValueError(f"{what} is one of {', '.join(known)}, not {value!r}")
-        self.name, self.pooling, self.padding, self.note = name, pooling, padding, ""
+        self.name, self.note = name, ""
+        self.pooling = checks.one_of("pooling", pooling, POOLINGS)
+        self.padding = checks.one_of("padding", padding, PADDINGS)
+        self.inputs = checks.one_of("inputs", inputs, INPUTS)
         channels_in = 3
-        for block, (convolutions, channels) in enumerate(zip(BLOCKS[name], CHANNELS, strict=True), start=1):
+        for block, (convolutions, channels_out) in enumerate(zip(BLOCKS[name], CHANNELS, strict=True), start=1):
             for index in range(1, convolutions + 1):
-                convolution = nn.Conv2d(channels_in, channels, 3, padding=1, padding_mode=padding)
+                convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, padding_mode=padding)
                 self.add_module(f"conv{block}_{index}", convolution)
                 self.add_module(f"relu{block}_{index}", nn.ReLU())
-                channels_in = channels
+                channels_in = channels_out
             self.add_module(f"pool{block}", POOLINGS[pooling]())
         self.requires_grad_(False)
 
@@ -64,6 +67,11 @@ class VGG(nn.Sequential):
     def device(self) -> torch.device:
         """Where the weights are, and so the feature maps."""
         return self.conv1_1.weight.device
+
+    def preprocess(self, image: Tensor) -> Tensor:
+        """Return an image in [0, 1] as `forward` takes it, on the network's device."""
+        normalised = preprocess(image.to(self.device))
+        return normalised if self.inputs == "standardised" else 255 * channels(IMAGENET_STD, normalised) * normalised
 
     def forward(self, normalised: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Return {layer: feature maps (B, C, H', W')} for preprocessed images (B, 3, H, W).
@@ -88,10 +96,9 @@ class VGG(nn.Sequential):
         layers = [layers] if isinstance(layers, str) else list(layers)
         unknown = [layer for layer in layers if layer not in self._modules]
         if unknown:
-            near = get_close_matches(str(unknown[0]), self._modules, cutoff=0.5)
-            hint = f"; do you mean {' or '.join(near)}?" if near else ""
+            hint = checks.nearest(unknown[0], self._modules)
             raise ValueError(
-                f"{self.name} has no layer {', '.join(map(repr, unknown))}{hint} It has {', '.join(self._modules)}"
+                f"{self.name} has no layer {', '.join(map(repr, unknown))}{hint}; it has {', '.join(self._modules)}"
             )
         return [name for name in self._modules if name in layers]
 
@@ -114,19 +121,20 @@ def load_vgg(
     device: torch.device | str | None = None,
     *,
     padding: str = "zeros",
+    inputs: str = "standardised",
 ) -> VGG:
     """Return a pretrained, frozen VGG.
 
     Args:
         network: "vgg16", "vgg19", or "auto": VGG-19 if its weights are cached or can be had, else VGG-16.
-        pooling, padding: as `VGG` has them.
+        pooling, padding, inputs: as `VGG` has them.
         device: where it runs; default CUDA, then MPS, then the CPU.
 
     `.name` says which network it is and `.note` why. Raises ValueError for unknown names, and WeightsError where the
     weights cannot be had: an explicit name never falls back.
     """
     weights = load_weights(network)
-    vgg = VGG(weights.network, pooling, padding)
+    vgg = VGG(weights.network, pooling, padding, inputs)
     convolutions = [layer for layer in vgg if isinstance(layer, nn.Conv2d)]
     for index, layer in enumerate(convolutions):
         layer.load_state_dict({kind: weights.tensors[f"{index}.{kind}"] for kind in ("weight", "bias")})
@@ -152,7 +160,7 @@ def get_features(image: Tensor, network: VGG, layers: Iterable[str]) -> dict[str
     """Return {layer: feature maps} of an image, in the order of the network's layers.
 
     Args:
-        image: (B, 3, H, W) in [0, 1], RGB, not normalised: `preprocess` is called here. H and W are at least 16 for
+        image: (B, 3, H, W) in [0, 1], RGB, not normalised: `VGG.preprocess` is called here. H and W are at least 16 for
             layers of the fifth block.
         network: from `load_vgg`; the image is copied to its device.
         layers: names such as "conv4_2" (before its ReLU), "relu4_2" (after it) or "pool4".
@@ -160,4 +168,4 @@ def get_features(image: Tensor, network: VGG, layers: Iterable[str]) -> dict[str
     Feature maps are (B, C, H/2ᵏ, W/2ᵏ), rounded down, behind k poolings. Raises ValueError for a layer that the
     network lacks, for values clearly outside [0, 1], and for pictures too small.
     """
-    return network(preprocess(image.to(network.device)), layers)
+    return network(network.preprocess(image), layers)

@@ -51,8 +51,10 @@ def page(browser, python, tmp_path):
     with serving(tmp_path, "notebook", *options, f"--notebook-dir={tmp_path}", python=python) as (address, _):
         page = browser.new_page(viewport={"width": 1280, "height": 1500})
         page.goto(f"{address}/notebooks/colab.ipynb", timeout=60_000)
-        page.wait_for_function("window.Jupyter?.notebook?.kernel?.widget_manager", timeout=90_000)
+        ready = "(kernel => kernel?.is_connected() && kernel.widget_manager)(window.Jupyter?.notebook?.kernel)"
+        page.wait_for_function(ready, timeout=90_000)
         yield page
+        page.screenshot(path=SCREENSHOTS / "colab.png", full_page=True)
         page.close()
 
 
@@ -71,7 +73,7 @@ def test_ticks_paint_and_controls_steer(page):
         return float(printed.inner_text())
 
     page.evaluate("Jupyter.notebook.get_cell(0).execute()")
-    page.locator("figcaption").nth(2).wait_for(timeout=120_000)
+    page.locator("figcaption").nth(2).wait_for(timeout=30_000)
     page.wait_for_timeout(1000)
     assert step() == 0  # nothing paints before the reader presses play
     page.locator(".widget-play button").first.click()
@@ -85,7 +87,6 @@ def test_ticks_paint_and_controls_steer(page):
         page.keyboard.press("ArrowRight")
     within(20, lambda: step() > then + 2, "painting on")
     assert beta() > before
-    page.screenshot(path=SCREENSHOTS / "colab.png", full_page=True)
     page.get_by_role("button", name="Pause", exact=True).click()
     page.wait_for_timeout(1500)
     paused = step()

@@ -345,7 +345,7 @@ class TestRegions:
 class TestTotalVariation:
     @pytest.mark.parametrize("power", [1, 2])
     def test_power(self, power, pictures, image, vgg16):
-        run = make_run(pictures, vgg16, tv_power=power, tv_weight=3.0)
+        run = make_run(pictures, vgg16, tv=f"l{power}", tv_weight=3.0)
         across, down = image[..., 1:] - image[..., :-1], image[..., 1:, :] - image[..., :-1, :]
         expected = (across.abs() ** power).mean() + (down.abs() ** power).mean()
         total, content, style, variation = run.evaluate(image, run.settings).losses
@@ -353,8 +353,10 @@ class TestTotalVariation:
         assert total == pytest.approx(content + 10 * style + 3 * variation, rel=1e-5)
 
     def test_bad_power(self, pictures, vgg16):
-        with pytest.raises(ValueError, match="tv_power is one of 1, 2, not 3"):
-            make_run(pictures, vgg16, tv_power=3)
+        with pytest.raises(ValueError, match=r"tv is one of l1, l2, .* not 'l3'"):
+            make_run(pictures, vgg16, tv="l3")
+        with pytest.raises(ValueError, match="power is 1 or 2, not 3"):
+            nst.total_variation_loss(pictures[0], 3)
 
 
 class Counted(TorchDispatchMode):

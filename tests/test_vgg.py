@@ -103,7 +103,7 @@ class TestGetFeatures:
             nst.VGG("vgg16", padding="edge")
 
     def test_the_nearest_names_are_suggested(self, vgg16, picture):
-        with pytest.raises(ValueError, match="has no layer 'relu4-2'; do you mean relu4_2 or"):
+        with pytest.raises(ValueError, match=r"has no layer 'relu4-2' .do you mean 'relu4_2' or"):
             nst.get_features(picture(), vgg16, ["relu4-2"])
 
     def test_the_smallest_picture(self, vgg16, picture):

@@ -1,0 +1,426 @@
+"""Published recipes as data, and what their weights mean in one another's terms."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from . import checks
+from .images import scaled
+from .total_variation import DEGREES
+from .vgg import VGG, load_vgg, poolings_before
+
+RELU_1 = dict.fromkeys(("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"), 1.0)
+FIFTHS = dict.fromkeys(RELU_1, 0.2)
+CONTENT = {"relu4_2": 1.0}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published recipe: α·content + β·style + tv_weight·total variation, in its own terms.
+
+    content: {layer: weight}; of each, `content_reduction` ("mean" or "sum") of (F − P)².
+    style: {layer: weight}; of each, `style_reduction` of (G − A)², times C to the `channel_power`. `gram` says what
+        F Fᵀ is divided by: "HW", "CHW", or "image", 3 · H · W of the picture, not of the layer. With a `style_loss`
+        other than "gram", that of the toolkit's stands for the whole term.
+    tv, tv_weight: a name in `TOTAL_VARIATIONS`; of pixel values from 0 to `tv_range`.
+    weights: whose pretrained weights it was written for; `inputs`: how it feeds torchvision's.
+    optimiser, learning_rate: as published, for pixel values from 0 to `pixel_range`.
+    stages: (rule, evaluations) for each size. Rules: "longest 512", "shortest 512" and "height 400" say a side in px;
+        "area 512" has 512² px and enlarges nothing; "as is" leaves the size.
+    start, noise: as `StyleTransfer` has them.
+    notes: what is known of the recipe, and where the toolkit does otherwise.
+    """
+
+    source: str
+    content: Mapping[str, float]
+    style: Mapping[str, float]
+    alpha: float
+    beta: float
+    content_reduction: str = "mean"
+    style_loss: str = "gram"
+    gram: str = "CHW"
+    style_reduction: str = "mean"
+    channel_power: int = 0
+    blend: str = "statistics"
+    tv: str = "l1"
+    tv_weight: float = 0.0
+    tv_range: float = 1.0
+    weights: str = "torchvision"
+    inputs: str = "standardised"
+    optimiser: str = "lbfgs"
+    learning_rate: float = 1.0
+    pixel_range: float = 1.0
+    stages: tuple[tuple[str, int], ...] = (("longest 512", 500),)
+    start: str = "content"
+    noise: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def coefficients(self, network: VGG, height: int, width: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Return what the content and the style loss of each layer are multiplied by, in the toolkit's terms.
+
+        {layer: a} and {layer: b} of α·Σ a·mean((F − P)²) + β·Σ b·mean((G − A)²)/4, G and A divided by H·W, for a
+        picture of height × width px. They depend on that where the recipe takes sums, or the picture's size.
+        """
+        content = {}
+        for layer, weight in self.content.items():
+            C, M = _shape(network, layer, height, width)
+            content[layer] = weight * (C * M if self.content_reduction == "sum" else 1)
+        style = {}
+        for layer, weight in self.style.items():
+            C, M = _shape(network, layer, height, width)
+            if self.style_loss == "gram":
+                divisor = {"HW": 1, "CHW": C, "image": 3 * height * width / M}[self.gram]  # over H·W
+                entries = C**2 if self.style_reduction == "sum" else 1
+                weight *= 4 * entries * C**self.channel_power / divisor**2
+            style[layer] = weight
+        return content, style
+
+    def settings(self, content_image: Tensor, network: str | VGG = "auto", size: int | None = None) -> dict:
+        """Return the arguments of `StyleTransfer` and `transfer` that paint by this recipe.
+
+        Args:
+            content_image: (1, 3, H, W).
+            network: as `load_vgg` takes it, or a network. A layer that it lacks is replaced by the block's last.
+            size: the longest side in pixels, in place of the recipe's rule.
+
+        `alpha` and `beta` are the recipe's own. SGD is replaced by Adam, and every step is the toolkit's.
+        """
+        if not isinstance(network, VGG):
+            network = load_vgg(network, inputs=self.inputs)
+        elif network.inputs != self.inputs:
+            raise ValueError(f'the recipe feeds its network with inputs="{self.inputs}": load_vgg(…, inputs=…)')
+        height, width = content_image.shape[2:]
+        sizes = {_size(rule, height, width): steps for rule, steps in self.stages}  # of equal ones, the last
+        if size is not None:
+            sizes = {round(size * stage / max(sizes)): steps for stage, steps in sizes.items()}
+        content, style = self.on(network).coefficients(network, *scaled(height, width, max(sizes)))
+        return {
+            "network": network,
+            "sizes": tuple(sizes),
+            "steps": tuple(sizes.values()),
+            "start": self.start,
+            "noise": self.noise,
+            "optimiser": "lbfgs" if self.optimiser == "lbfgs" else "adam",
+            "learning_rate": self.learning_rate / self.pixel_range if self.optimiser == "adam" else None,
+            "alpha": self.alpha,
+            "beta": self.beta,
+            "content_weights": content,
+            "style_weights": style,
+            "style_loss": self.style_loss,
+            "blend": self.blend,
+            "tv": self.tv,
+            "tv_weight": self.tv_weight * self.tv_range ** DEGREES[self.tv],
+        }
+
+    def on(self, network: VGG) -> "Preset":
+        """Return the recipe with layers that the network has: for those that it lacks, the last of the block."""
+
+        def there(weights: Mapping[str, float]) -> dict[str, float]:
+            return {_there(layer, network): weight for layer, weight in weights.items()}
+
+        return replace(self, content=there(self.content), style=there(self.style))
+
+
+def convert(
+    preset: str | Preset,
+    to: str | Preset,
+    alpha: float | None = None,
+    beta: float | None = None,
+    height: int = 512,
+    width: int = 512,
+) -> tuple[float, float]:
+    """Return the α and β of one recipe in the terms of another.
+
+    Args:
+        preset, to: names in `presets`, or recipes of your own; "nst" is the toolkit.
+        alpha, beta: to be converted; default the recipe's own.
+        height, width: of the picture in pixels, on which recipes that take sums depend.
+
+    Exact where the two differ by the same factor in every layer. Where they do not (other layers, other weights,
+    other powers of C), the factors' sums over the layers are what is kept equal. Where a recipe was `made for` other
+    weights than torchvision's, the formulas are converted, and not what those networks make of a picture.
+
+    Raises ValueError for unknown names, and for recipes with another style loss.
+    """
+    preset, to = (given if isinstance(given, Preset) else find_preset(given) for given in (preset, to))
+    if preset.style_loss != to.style_loss:
+        raise ValueError(f"β of {preset.style_loss} and of {to.style_loss} style losses cannot be converted")
+    with torch.device("meta"):
+        network = VGG("vgg19")
+    (content, style), (to_content, to_style) = (
+        [sum(part.values()) for part in recipe.coefficients(network, height, width)] for recipe in (preset, to)
+    )
+    alpha = preset.alpha if alpha is None else alpha
+    beta = preset.beta if beta is None else beta
+    return alpha * content / to_content, beta * style / to_style
+
+
+def find_preset(name: str) -> Preset:
+    """Return a published recipe by its name; raises ValueError, with the list, for an unknown one."""
+    return presets[checks.one_of("a preset's name", name, presets)]
+
+
+def _size(rule: str, height: int, width: int) -> int:
+    """Return the longest side in pixels of a picture of height × width px that a rule makes smaller or larger."""
+    longest, shortest = max(height, width), min(height, width)
+    what, _, value = rule.partition(" ")
+    if what == "longest":
+        return int(value)
+    if what == "shortest":
+        return round(int(value) * longest / shortest)
+    if what == "height":
+        return round(int(value) * longest / height)
+    if what == "area":
+        return min(longest, round(longest * int(value) / (height * width) ** 0.5))
+    return longest
+
+
+def _there(layer: str, network: VGG) -> str:
+    """Return a layer, or where the network lacks it the last of its kind in the block."""
+    if layer in network._modules:
+        return layer
+    return [name for name in network._modules if name.startswith(layer[:6])][-1]
+
+
+def _shape(network: VGG, layer: str, height: int, width: int) -> tuple[int, int]:
+    """Return a layer's channels and positions."""
+    poolings = poolings_before(layer)
+    convolution = getattr(network, f"conv{layer[4:]}" if not layer.startswith("pool") else f"conv{layer[4]}_1")
+    return convolution.out_channels, (height >> poolings) * (width >> poolings)
+
+
+_CAFFE = "made for Caffe's weights, fed from 0 to 255 less the mean: there the same α and β mean something else"
+_KERAS = "made for Keras' weights, fed from 0 to 255 less the mean: there the same α and β mean something else"
+_MATCONVNET = _CAFFE.replace("Caffe's", "MatConvNet's")
+_UNSAID = "the recipe does not say what Gram matrices are divided by: here by C·H·W"
+_COURSE = {"conv1_1": 1.0, "conv2_1": 0.75, "conv3_1": 0.2, "conv4_1": 0.2, "conv5_1": 0.2}
+_CONV4_2 = {"conv4_2": 1.0}
+_FIRST_FIVE = dict.fromkeys(("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1"), 1.0)
+_GATYS = Preset(
+    "leongatys/PytorchNeuralStyleTransfer",
+    CONTENT,
+    RELU_1,
+    alpha=1,
+    beta=1000,
+    gram="HW",
+    channel_power=-2,
+    weights="vgg_conv.pth",
+    stages=(("shortest 512", 520), ("shortest 800", 220)),
+    notes=(_CAFFE,),
+)
+_JC = Preset(
+    "jcjohnson/neural-style",
+    CONTENT,
+    RELU_1,
+    alpha=5,
+    beta=100,
+    tv="l2_inside",
+    tv_weight=0.5e-3,
+    tv_range=256,
+    weights="caffe",
+    pixel_range=256,
+    stages=(("longest 512", 1000),),
+    start="grey",
+    noise=0.004,
+    notes=(_CAFFE, "its L-BFGS sees the gradient of total variation, but not the value: here it sees both"),
+)
+_PYTORCH = Preset(
+    "the PyTorch tutorial",
+    {"conv2_2": 1.0},
+    _FIRST_FIVE,
+    alpha=1,
+    beta=1e6,
+    stages=(("shortest 512", 320),),
+    notes=(
+        "its conv_1 … conv_5 are the first five convolutions, not the first of each block",
+        "it clamps inside the closure, under L-BFGS' feet, and counts 320 evaluations as 300",
+    ),
+)
+
+presets: Mapping[str, Preset] = MappingProxyType(
+    {
+        "nst": Preset(
+            "this toolkit",
+            CONTENT,
+            {"relu1_1": 5.0, "relu2_1": 0.25, "relu3_1": 0.0625, "relu4_1": 0.25, "relu5_1": 1.25},  # w / 4
+            alpha=1,
+            beta=10,
+            gram="HW",
+            start="recoloured",
+            stages=(("longest 128", 50), ("longest 256", 50), ("longest 512", 75)),
+        ),
+        "jc": _JC,
+        "nspt": replace(
+            _JC,
+            source="ProGamerGov/neural-style-pt",
+            tv="l1_sum",
+            tv_weight=1e-3,
+            tv_range=255,
+            pixel_range=255,
+            notes=(_CAFFE, "total variation in its other form, at the same weight as in jc"),
+        ),
+        "gatys_pytorch": _GATYS,
+        "gatys_lua": replace(
+            _GATYS,
+            source="leongatys/NeuralImageSynthesis",
+            weights="caffe",
+            stages=(("area 512", 500), ("area 1024", 200)),
+        ),
+        "anish": Preset(
+            "anishathalye/neural-style",
+            CONTENT,
+            FIFTHS,
+            alpha=5,
+            beta=500,
+            blend="losses",
+            tv="l2",
+            tv_weight=100,
+            tv_range=255,
+            weights="matconvnet",
+            optimiser="adam",
+            learning_rate=10,
+            pixel_range=255,
+            stages=(("as is", 1000),),
+            start="grey",
+            noise=0.004,
+            notes=(_MATCONVNET, "its poolings round up where ours round down"),
+        ),
+        "gordic": Preset(
+            "gordicaleksa/pytorch-neural-style-transfer",
+            CONTENT,
+            FIFTHS,
+            alpha=1e5,
+            beta=3e4,
+            style_reduction="sum",
+            tv="l1_sum",
+            tv_weight=1,
+            tv_range=255,
+            inputs="255",
+            stages=(("height 400", 1250),),
+            notes=(
+                "feeds torchvision's weights with values up to 255, which they were not made for",
+                "says conv4_2, and reads it after its ReLU, which works in place",
+                "with a line search there; without one here",
+            ),
+        ),
+        "pytorch_tutorial": _PYTORCH,
+        "d2l": Preset(
+            "d2l.ai, neural-style",
+            {"relu4_4": 1.0},
+            {"relu1_1": 1.0, "relu2_1": 1.0, "relu3_1": 1.0, "relu4_1": 1.0, "conv5_1": 1.0},
+            alpha=1,
+            beta=1e4,
+            tv="standardised",
+            tv_weight=5,
+            optimiser="adam",
+            learning_rate=0.3,
+            pixel_range=4.4,
+            stages=(("longest 450", 500),),
+            notes=(
+                "says convolutions, and reads all but the last after their ReLUs, which work in place",
+                "distorts the picture to 300×450 px; lowers the learning rate by a fifth every 50 steps; clips nothing",
+            ),
+        ),
+        "tensorflow": Preset(
+            "the TensorFlow tutorial",
+            {"relu5_2": 1.0},
+            FIFTHS,
+            alpha=1e4,
+            beta=1e-2,
+            gram="HW",
+            tv="l1_sum",
+            tv_weight=30,
+            weights="keras",
+            optimiser="adam",
+            learning_rate=0.02,
+            stages=(("longest 512", 1000),),
+            notes=(_KERAS, "Adam with β₁ = 0.99 and ε = 0.1 there"),
+        ),
+        "keras": Preset(
+            "the Keras example",
+            {"relu5_2": 1.0},
+            dict.fromkeys(RELU_1, 0.2 / 4),
+            alpha=2.5e-8,
+            beta=1e-6,
+            content_reduction="sum",
+            gram="image",
+            style_reduction="sum",
+            tv="keras",
+            tv_weight=1e-6,
+            tv_range=255,
+            weights="keras",
+            optimiser="sgd",
+            learning_rate=100,
+            pixel_range=255,
+            stages=(("height 400", 4000),),
+            notes=(
+                _KERAS,
+                "divides by the picture's size and by 3 channels where the paper has the layer's; the content is a sum,"
+                " so that α grows with the picture",
+                "distorts the style to the content's shape; gradient descent there, Adam here",
+            ),
+        ),
+        "pystiche": Preset(
+            "pystiche, its example",
+            CONTENT,
+            FIFTHS,
+            alpha=1,
+            beta=1e3,
+            gram="HW",
+            stages=(("shortest 500", 500),),
+        ),
+        "crowson": Preset(
+            "crowsonkb/style-transfer-pytorch",
+            CONTENT,
+            {"relu1_1": 256 / 341, "relu2_1": 64 / 341, "relu3_1": 16 / 341, "relu4_1": 4 / 341, "relu5_1": 1 / 341},
+            alpha=0.015,
+            beta=1,
+            style_loss="wasserstein",
+            tv="with_diagonals",
+            tv_weight=2,
+            optimiser="adam",
+            learning_rate=0.02,
+            stages=tuple((f"longest {size}", 500 + 500 * (size == 128)) for size in (128, 181, 256, 362, 512)),
+            notes=(
+                "its first convolution pads by replication, ours with zeros",
+                "Adam with β₂ = 0.99 there; averaged with 0.99, its memory carried: averaging=0.99, carry=True",
+            ),
+        ),
+        "classic_adam": Preset(
+            "a course recipe",
+            _CONV4_2,
+            _COURSE,
+            alpha=1,
+            beta=1e9,
+            optimiser="adam",
+            learning_rate=0.003,
+            stages=(("longest 512", 2000),),
+            notes=(_UNSAID, "reports every 400 steps: report_every=400"),
+        ),
+        "classic_lbfgs": Preset(
+            "a course recipe",
+            _CONV4_2,
+            _COURSE,
+            alpha=1,
+            beta=1e9,
+            notes=(_UNSAID, 'from the content, or from white noise: start="noise"', "report_every=50"),
+        ),
+        "five_convs_lbfgs": replace(
+            _PYTORCH, source="a course recipe", notes=(_UNSAID, "α and β as in the PyTorch tutorial", "report_every=50")
+        ),
+        "guided_project": Preset(
+            "a course recipe",
+            _CONV4_2,
+            _COURSE,
+            alpha=1,
+            beta=1e9,
+            optimiser="adam",
+            learning_rate=0.003,
+            stages=(("longest 512", 2000),),
+            notes=(_UNSAID, "α, β and the layers' weights are the learner's to choose: those of classic_adam here"),
+        ),
+    }
+)
