@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import math
 import os
 import warnings
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from .download import stream
@@ -21,6 +23,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MIN_SIDE = 16  # VGG halves a picture four times before conv5_1
 MAX_PIXELS = 178_000_000  # where Pillow, too, suspects a decompression bomb
 MAX_BYTES = 50_000_000  # of a picture from an address
+RECIPE = "nst_recipe"  # the key under which a PNG holds it
 _OVERSHOOT = 0.1  # how far outside [0, 1] a value may lie before it is called a mistake
 
 
@@ -74,16 +77,20 @@ def _check_range(low: float, high: float, name: str) -> None:
 # ------------------------------------------------------------------------------------------------------------ saving
 
 
-def save_image(image: Tensor, path: str | os.PathLike) -> Path:
+def save_image(
+    image: Tensor, path: str | os.PathLike, *, recipe: dict | None = None, mask: Tensor | None = None
+) -> Path:
     """Write an image to a file, whole or not at all, and return its path.
 
     Args:
         image: (1, 3, H, W) or (3, H, W) in [0, 1].
         path: ends in .png (lossless), .jpg or .jpeg (quality 95, full colour resolution), or .webp (quality 95).
             Missing folders are made.
+        recipe: what is embedded in a PNG for `settings_from_png`: `Result.recipe`, or anything that JSON can hold.
+        mask: (1, 1, H, W), how opaque it is, from `load_transparent`; JPEG has no transparency.
 
     Raises:
-        ValueError: another suffix, a batch, or values outside [0, 1].
+        ValueError: another suffix, a batch, values outside [0, 1], or a format that cannot hold what it should.
     """
     path = Path(path).expanduser()
     formats = {
@@ -94,10 +101,30 @@ def save_image(image: Tensor, path: str | os.PathLike) -> Path:
     }
     if path.suffix.lower() not in formats:
         raise ValueError(f"{path}: the name must end in one of {', '.join(formats)}")
-    picture = to_pil(image)
+    picture, options = to_pil(image), formats[path.suffix.lower()]
+    if mask is not None:
+        if options["format"] == "JPEG":
+            raise ValueError(f"{path}: JPEG has no transparency; take .png or .webp")
+        if mask.shape[-2:] != image.shape[-2:]:
+            raise ValueError(f"the mask is {tuple(mask.shape[-2:])}, the image {tuple(image.shape[-2:])} px")
+        picture.putalpha(to_pil(mask.expand(1, 3, -1, -1)).getchannel(0))
+    if recipe is not None:
+        if options["format"] != "PNG":
+            raise ValueError(f"{path}: only .png holds a recipe")
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_itxt(RECIPE, json.dumps(recipe, ensure_ascii=False), zip=True)
     with written_whole(path) as unfinished:
-        picture.save(unfinished, **formats[path.suffix.lower()])
+        picture.save(unfinished, **options)
     return path
+
+
+def settings_from_png(path: str | os.PathLike) -> dict:
+    """Return the recipe that `save_image` embedded in a PNG; raises ValueError where there is none."""
+    _, picture = read(path)
+    picture.load()
+    if RECIPE not in getattr(picture, "text", {}):
+        raise ValueError(f"{path}: holds no recipe")
+    return json.loads(picture.text[RECIPE])
 
 
 @contextlib.contextmanager
@@ -152,7 +179,7 @@ def load_image(source, size: int | None = 512) -> Tensor:
             178 megapixels (judged from the header), over 50 MB (addresses).
         TypeError: none of the sources above.
     """
-    name, source = _read(source)
+    name, source = read(source)
     if size is not None and (not isinstance(size, Integral) or size < MIN_SIDE):
         raise ValueError(f"size is the longest side in whole pixels, at least {MIN_SIDE}, not {size!r}")
     bands = _bands(source, name)
@@ -162,13 +189,13 @@ def load_image(source, size: int | None = 512) -> Tensor:
     _check_sides(width, height, name)
     if size is not None:
         height, width = fitted(height, width, size, name)
-        bands = _resized(bands, height, width)
+        bands = resized_bands(bands, height, width)
     return _tensor(bands)
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
     """Return a (1, 3, H, W) image in [0, 1] resized to (1, 3, height, width), with a Lanczos filter, on its device."""
-    return _tensor(_resized(_float_bands(image[0].permute(1, 2, 0)), height, width)).to(image.device)
+    return _tensor(resized_bands(_float_bands(image[0].permute(1, 2, 0)), height, width)).to(image.device)
 
 
 def scaled(height: int, width: int, size: int) -> tuple[int, int]:
@@ -188,11 +215,11 @@ def fitted(height: int, width: int, size: int, name: str = "image") -> tuple[int
     return new_height, new_width
 
 
-def _resized(bands: list[Image.Image], height: int, width: int) -> list[Image.Image]:
+def resized_bands(bands: list[Image.Image], height: int, width: int) -> list[Image.Image]:
     return [band.resize((width, height), Image.Resampling.LANCZOS) for band in bands]
 
 
-def _read(source):
+def read(source):
     """The source's name for messages, and an opened PIL image, an array or a tensor."""
     if isinstance(source, Image.Image):
         return "<PIL image>", source
@@ -240,14 +267,14 @@ def _open(file: io.BytesIO, name) -> Image.Image:
 def _bands(source, name: str) -> list[Image.Image]:
     """Red, green and blue as single-band PIL images: 8-bit ("L"), or float32 ("F") with values in [0, 1]."""
     if not isinstance(source, Image.Image):
-        array = _as_array(source, name)
+        array = as_array(source, name)
         if array.dtype != np.uint8 or 0 in array.shape:
             return _float_bands(array, name)
         source = Image.fromarray(array)
     try:
         picture = ImageOps.exif_transpose(source)
         if picture.mode[0] in "IF":  # 16-bit and 32-bit greyscale
-            return _float_bands(_as_array(np.asarray(picture), name), name)
+            return _float_bands(as_array(np.asarray(picture), name), name)
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
@@ -256,7 +283,7 @@ def _bands(source, name: str) -> list[Image.Image]:
         raise ValueError(f"{name}: truncated or damaged ({error})") from error
 
 
-def _as_array(source, name: str) -> np.ndarray:
+def as_array(source, name: str) -> np.ndarray:
     """(H, W), (H, W, 3) or (H, W, 4): uint8, or float32 in [0, 1]."""
     if isinstance(source, Tensor):
         tensor = source.detach().cpu()

@@ -17,7 +17,7 @@ from .images import fitted, resize, scaled
 from .losses import total_loss
 from .masks import masks_of, parts_of, resize_mask
 from .style_losses import CONTENT_LOSSES, MOST, STYLE_LOSSES
-from .styles import Region
+from .styles import Region, SavedStyle, Style
 from .total_variation import TOTAL_VARIATIONS
 from .vgg import poolings_before
 
@@ -124,6 +124,9 @@ class Problem:
             fitted(*self.content_image.shape[2:], size, "content_image")
             for region in self.regions:
                 for style in region.styles:
+                    if isinstance(style.image, SavedStyle):
+                        style.image.check(self.engine.network.kind, self.kinds.style_loss)
+                        continue
                     fitted(*style.image.shape[2:], round(size * style.scale), "style_image")
 
     def at(self, size: int, rough: bool) -> "Objective":
@@ -155,7 +158,7 @@ class Objective:
         photograph = self._resized(problem.photograph, size) if COLOURS[kinds.colour].after else None
         self.finish = Finish(kinds.colour, photograph, None if kept is None else self.content_image, kept)
         self._regions = [
-            _Region(share * region.weight, masks, self._aims(region, size))
+            _Region(share * region.weight, masks, self._aims(region))
             for share, region, masks in zip(shares, problem.regions, layer_masks, strict=True)
         ]
         maps, _ = self._features(self.content_image, problem.content_layers, [])
@@ -179,14 +182,19 @@ class Objective:
         """Return the side in positions that is averaged into one, where all are compared with all."""
         return math.ceil((self.size >> poolings_before(layer)) / math.sqrt(MOST))
 
-    def _aims(self, region: Region, size: int) -> list[tuple[float, dict[str, object]]]:
+    @torch.no_grad()
+    def summaries(self, style: Style) -> dict[str, Tensor]:
+        """Return what the style loss keeps of a style, by layer."""
+        layers, size = self.problem.style_layers, round(self.size * style.scale)
+        if isinstance(style.image, SavedStyle):
+            return {layer: kept.to(self.content_image) for layer, kept in style.image.at(size, layers).items()}
+        _, given = self._features(self._resized(style.image, size), [], layers)
+        return {layer: self._style.summary(given[layer], None, self._thin(layer)) for layer in layers}
+
+    def _aims(self, region: Region) -> list[tuple[float, dict[str, object]]]:
         """Return the targets that a region's losses are taken to, {layer: target} each, and their weights."""
         layers, kinds = self.problem.style_layers, self.problem.kinds
-        summaries = []
-        for style in region.styles:
-            image = self._resized(style.image, round(size * style.scale))
-            _, given = self._features(image, [], layers)
-            summaries.append({layer: self._style.summary(given[layer], None, self._thin(layer)) for layer in layers})
+        summaries = [self.summaries(style) for style in region.styles]
         shares = [style.weight for style in region.styles]
         if kinds.blend == "statistics":
             if len(summaries) > 1:
@@ -231,7 +239,7 @@ class Objective:
         """Return images made of each style image, mixed as the styles are: by their weights, and in their regions."""
         images = []
         for region in self.problem.regions:
-            made = [make(style.image).to(self.content_image) for style in region.styles]
+            made = [make(style.picture).to(self.content_image) for style in region.styles]
             images.append(_weighted_sum(zip([style.weight for style in region.styles], made, strict=True)))
         if self.masks is None:
             return images[0]

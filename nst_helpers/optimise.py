@@ -16,6 +16,7 @@ from .images import resize
 from .objective import Evaluation, Finish, Kinds, Problem, Settings
 from .optimisers import LBFGS, OPTIMISERS, Adam
 from .progress import progress_bar
+from .provenance import recipe_of
 from .schedules import QUALITIES, coarse_to_fine, steps_by_size
 from .starts import start_image
 from .style_losses import BLENDS, CONTENT_LOSSES, STYLE_LOSSES
@@ -231,8 +232,8 @@ class StyleTransfer:
         self.content_weights, self.style_weights = content_weights, style_weights
         self.seed = seed
         self._objective = self.problem.at(self.sizes[0], self._is_rough(0))
-        start = QUALITIES[quality].start if start is None else start
-        self.state = State(start_image(start, self._objective, noise, seed), OPTIMISERS[optimiser]())
+        self.start, self.noise = QUALITIES[quality].start if start is None else start, noise
+        self.state = State(start_image(self.start, self._objective, noise, seed), OPTIMISERS[optimiser]())
         if balance is not None:
             self.beta = self._balanced(checks.number("balance", balance, high=1))
 
@@ -439,6 +440,7 @@ class Result:
     sizes: tuple[int, ...]
     seconds: float
     interrupted: bool  # by the keyboard
+    recipe: dict = field(repr=False)  # settings, sources, versions and losses, see `provenance.recipe_of`
 
 
 def transfer(
@@ -490,6 +492,7 @@ def transfer(
         sizes=run.sizes,
         seconds=time.perf_counter() - began,
         interrupted=interrupted,
+        recipe=recipe_of(run),
     )
 
 

@@ -68,6 +68,12 @@ class VGG(nn.Sequential):
         """Where the weights are, and so the feature maps."""
         return self.conv1_1.weight.device
 
+    @property
+    def kind(self) -> str:
+        """What its features depend on: its name, and pooling, padding and inputs where they are not the default."""
+        choices = ((self.pooling, "max"), (self.padding, "zeros"), (self.inputs, "standardised"))
+        return ", ".join([self.name, *(value for value, default in choices if value != default)])
+
     def preprocess(self, image: Tensor) -> Tensor:
         """Return an image in [0, 1] as `forward` takes it, on the network's device."""
         normalised = preprocess(image.to(self.device))

@@ -31,6 +31,7 @@ from .images import find_picture, load_image, resize, save_image
 from .optimisers import OPTIMISERS
 from .painter import Painter, keep_calling
 from .plots import show_grid
+from .provenance import recipe_of
 from .schedules import coarse_to_fine
 from .story import Snapshot, Story
 from .vgg import VGG
@@ -158,8 +159,13 @@ class Playground:
         self.painter.reset()
 
     def save_image(self) -> Path | None:
-        """Save the image shown as PNG; None while there is none."""
-        return self._keep(".png", lambda path, story, shown: save_image(shown.image, path))
+        """Save the image shown as PNG, with its recipe and code inside; None while there is none."""
+
+        def write(path: Path, story: Story, shown: Snapshot) -> Path:
+            recipe = {"code": self._code(shown), "step": shown.step} | recipe_of(self.painter.run)
+            return save_image(shown.image, path, recipe=recipe)
+
+        return self._keep(".png", write)
 
     def save_gif(self) -> Path | None:
         """Save a time-lapse of the snapshots as GIF."""
@@ -171,13 +177,9 @@ class Playground:
 
     def show_code(self) -> str:
         """Show, and return, Python that paints the image shown again, without the playground."""
-        if self.shown is None:
-            return ""
-        expressions = (_expression(name, self._names[name], image) for name, image in self._images.items())
-        network = self.painter.network
-        settings = {"network": network.name if isinstance(network, VGG) else network}
-        self.panel.code.value = self.painter.story.code(*expressions, settings, self.shown.step)
-        self.panel.code.layout.display = None
+        if self.shown is not None:
+            self.panel.code.value = self._code(self.shown)
+            self.panel.code.layout.display = None
         return self.panel.code.value
 
     def close(self) -> None:
@@ -417,6 +419,12 @@ class Playground:
         return escape(f"{painter.state} · step {self.steps_made} · {speed} · {where}")
 
     # Saving
+
+    def _code(self, shown: Snapshot) -> str:
+        expressions = (_expression(name, self._names[name], image) for name, image in self._images.items())
+        network = self.painter.network
+        settings = {"network": network.name if isinstance(network, VGG) else network}
+        return self.painter.story.code(*expressions, settings, shown.step)
 
     def _keep(self, suffix: str, write: Callable[[Path, Story, Snapshot], Path]) -> Path | None:
         """Write a file that was not there before, and say where; in the app, offer it for download instead."""

@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+import nst_helpers as nst
+from nst_helpers.saved_styles import _packed, _unpacked
+from nst_helpers.styles import Style
+
+
+@pytest.fixture
+def pictures(picture):
+    return picture(48, 64), picture(64, 60, 1), picture(56, 64, 2)
+
+
+def run_of(pictures, network, style, **settings):
+    settings = {"sizes": (32, 64), "steps": (2, 3), "start": "content", "engine": "plain", **settings}
+    return nst.StyleTransfer(pictures[0], style, network=network, **settings)
+
+
+@pytest.mark.parametrize("style_loss", ["gram", "mean_std", "wasserstein", "sliced_wasserstein", "nearest"])
+def test_takes_the_pictures_place(style_loss, pictures, vgg16, tmp_path):
+    path = tmp_path / "style.safetensors"
+    nst.save_style(path, pictures[1], vgg16, sizes=(32, 64), style_loss=style_loss)
+    records = [
+        list(run_of(pictures, vgg16, style, style_loss=style_loss, start="recoloured"))
+        for style in (pictures[1], nst.load_style(path), Style(nst.load_style(path)))
+    ]
+    for ours, theirs in zip(records[0], records[1], strict=True):
+        assert theirs.style == pytest.approx(ours.style, rel=0.02)
+    assert records[1] == records[2]
+
+
+def test_is_small(pictures, vgg16, tmp_path):
+    path = tmp_path / "style.safetensors"
+    nst.save_style(path, pictures[1], vgg16, sizes=(32, 64))
+    channels = (64, 128, 256, 512, 512)
+    assert path.stat().st_size < 2 * sum(2 * (C * (C + 1) // 2) for C in channels) + 30_000
+
+
+def test_half_precision_is_enough():
+    matrix = torch.rand(1, 30, 30, generator=torch.Generator().manual_seed(0)) ** 8 * 1e5
+    for summary in (matrix + matrix.mT, matrix, matrix[:, :20], 0 * matrix):
+        restored = _unpacked(*_packed(summary))
+        assert restored.shape == summary.shape
+        torch.testing.assert_close(restored, summary, rtol=1e-3, atol=1e-5)
+
+
+def test_interpolated(pictures, vgg16):
+    """Halfway between two saved styles is where blending their pictures leads, and the ends are the two."""
+    saved = [nst.save_style(None, style, vgg16, sizes=(32, 64)) for style in pictures[1:]]
+    mixed = saved[0].mixed(saved[1], 0.25)
+    styles = [Style(pictures[1], 3), Style(pictures[2], 1)]
+    for ours, theirs in zip(run_of(pictures, vgg16, styles), run_of(pictures, vgg16, mixed), strict=True):
+        assert theirs.style == pytest.approx(ours.style, rel=1e-4)
+    assert list(run_of(pictures, vgg16, saved[0].mixed(saved[1], 1))) == list(run_of(pictures, vgg16, saved[1]))
+    blended = [Style(saved[0], 3), Style(saved[1], 1)]
+    assert next(iter(run_of(pictures, vgg16, blended))).style == pytest.approx(
+        next(iter(run_of(pictures, vgg16, styles))).style, rel=1e-4
+    )
+
+
+def test_the_nearest_size_is_taken(pictures, vgg16):
+    saved = nst.save_style(None, pictures[1], vgg16, sizes=(32, 64))
+    assert saved.at(70, ["relu1_1"])["relu1_1"] is saved.summaries[64]["relu1_1"]
+    assert saved.at(20, ["relu1_1"])["relu1_1"] is saved.summaries[32]["relu1_1"]
+
+
+def test_what_does_not_match_is_refused(pictures, vgg16, tmp_path):
+    saved = nst.save_style(None, pictures[1], vgg16, sizes=(64,), style_weights={"relu1_1": 1.0})
+    with pytest.raises(ValueError, match=r"the saved style lacks relu2_1, .*; it has relu1_1"):
+        run_of(pictures, vgg16, saved)
+    weights = {"relu1_1": 1.0}
+    with pytest.raises(ValueError, match='saved for style_loss="gram", not "mean_std"'):
+        run_of(pictures, vgg16, saved, style_loss="mean_std", style_weights=weights)
+    average = nst.load_vgg("vgg16", "average", device="cpu")
+    with pytest.raises(ValueError, match="saved with vgg16, and the network is vgg16, average"):
+        run_of(pictures, average, saved, style_weights=weights)
+    with pytest.raises(ValueError, match="a saved style cannot be recoloured"):
+        run_of(pictures, vgg16, saved, style_weights=weights, colour="symmetric")
+    other = nst.save_style(None, pictures[1], vgg16, sizes=(32,), style_weights=weights)
+    with pytest.raises(ValueError, match="not saved at the same sizes"):
+        saved.mixed(other, 0.5)
+
+
+def test_bad_files(pictures, vgg16, tmp_path):
+    with pytest.raises(ValueError, match=r"must end in \.safetensors"):
+        nst.save_style(tmp_path / "style.pt", pictures[1], vgg16, sizes=(64,))
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        nst.load_style(tmp_path / "nowhere.safetensors")
+    (tmp_path / "damaged.safetensors").write_bytes(b"no tensors here")
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        nst.load_style(tmp_path / "damaged.safetensors")
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="not a style that save_style wrote"):
+        nst.load_style(tmp_path / "other.safetensors")
