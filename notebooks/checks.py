@@ -1,5 +1,6 @@
 """Checks of the course's exercises: `check("3.2", covariance)` says whether an answer is right, or gives a hint."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -269,3 +270,34 @@ def _stumbling(answer):
 @exercise("5.4", "how far can Adam move a pixel in one step?")
 def _saturated(answer):
     assert answer == "c", f"{answer!r} does not explain it"
+
+
+# -------------------------------------------------------------------------------------------------------------- rosetta
+
+
+@exercise("7.1", "G/(C·M) is C times smaller than G/M, and its square C² times; the weight makes up for it")
+def _(answer):
+    _close(answer, 100 / 64**2, "the weight", 1e-6)
+
+
+@exercise("7.2", "a mean over C × C entries, of squares that are C² times smaller")
+def _(answer):
+    for channels in (4, 7):
+        F, S = _noise(channels, 30), _noise(channels, 30, seed=1)
+        squares = (F @ F.T / 30 - S @ S.T / 30).square()
+        _close(answer(squares.sum(), channels), (squares / channels**2).mean(), "the loss", 1e-5)
+
+
+@exercise("7.3", "what differs from layer to layer: the layers' weights, what Gram matrices are divided by")
+def _(answer):
+    jc, settings = nst.presets["jc"], answer()
+    _, factors = dataclasses.replace(jc, **settings).coefficients(nst.VGG("vgg16"), 256, 256)
+    _, before = jc.coefficients(nst.VGG("vgg16"), 256, 256)
+    assert set(factors) == set(before), "the layers are others: then there is nothing to compare"
+    ratios = [factors[layer] / before[layer] for layer in before]
+    assert max(ratios) > 1.001 * min(ratios), "all layers' factors are in one proportion"
+
+
+@exercise("7.4", "what does dividing by C·M do to layers with many channels?")
+def _(answer):
+    assert answer == "b", "that is not why"

@@ -18,7 +18,7 @@ from .losses import total_loss
 from .masks import masks_of, parts_of, resize_mask
 from .style_losses import CONTENT_LOSSES, MOST, STYLE_LOSSES
 from .styles import Region, SavedStyle, Style
-from .total_variation import TOTAL_VARIATIONS
+from .total_variation import variation
 from .vgg import poolings_before
 
 
@@ -219,10 +219,10 @@ class Objective:
             (region.weight, self._style_distance(index, region, given, weights))
             for index, region in enumerate(self._regions)
         )
-        variation = TOTAL_VARIATIONS[self.problem.kinds.tv](seen)
-        total = total_loss(content, style, settings.alpha, settings.beta) + settings.tv_weight * variation
+        total_variation = variation(self.problem.kinds.tv, seen, self.problem.engine.network)
+        total = total_loss(content, style, settings.alpha, settings.beta) + settings.tv_weight * total_variation
         (gradient,) = torch.autograd.grad(total, input_image)
-        losses = torch.stack([total, content, style, variation]).tolist()
+        losses = torch.stack([total, content, style, total_variation]).tolist()
         return Evaluation(image.detach(), tuple(losses), gradient.contiguous())
 
     def _style_distance(self, index: int, region: "_Region", given: dict[str, Tensor], weights: dict) -> Tensor:

@@ -21,7 +21,7 @@ from .schedules import QUALITIES, coarse_to_fine, steps_by_size
 from .starts import start_image
 from .style_losses import BLENDS, CONTENT_LOSSES, STYLE_LOSSES
 from .styles import Region, Style, as_regions
-from .total_variation import TOTAL_VARIATIONS
+from .total_variation import NAMES as TV_NAMES
 from .vgg import VGG, load_vgg
 
 CONTENT_LAYER = "relu4_2"
@@ -145,8 +145,8 @@ class StyleTransfer:
         blend: what is averaged over blended styles, with their weights: "statistics" (Gram matrices: one target between
             the styles), or "losses" (each style pulls). Where the loss is a square both have the same gradient, since
             Σ w (G − A)² = (G − Σ w A)² + a constant: of all style losses but "wasserstein" and "nearest".
-        tv: how total variation is measured, a name in `total_variation.TOTAL_VARIATIONS`: "l1" or "l2" for
-            `total_variation_loss` with that power.
+        tv: how total variation is measured, a name in `total_variation.NAMES`: "l1" or "l2" for
+            `total_variation_loss` with that power; other programs' forms; "…_of_input" of what the network is fed.
         colour: what becomes of the colours. "style": they are the style's. "symmetric", "pca", "cholesky",
             "histogram": the content's, since the style image is recoloured first, see `recolour`. "luminance_yiq",
             "luminance_oklab": the content's, since both are painted in grey, and its colours put back. "content_yiq",
@@ -208,7 +208,7 @@ class StyleTransfer:
             checks.one_of("content_loss", content_loss, CONTENT_LOSSES),
             checks.one_of("style_loss", style_loss, STYLE_LOSSES),
             checks.one_of("blend", blend, BLENDS),
-            checks.one_of("tv", tv, TOTAL_VARIATIONS),
+            checks.one_of("tv", tv, TV_NAMES),
             checks.one_of("colour", colour, COLOURS),
         )
         self.sizes = tuple(sizes) if sizes is not None else coarse_to_fine(*content_image.shape[2:])

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from . import checks
 from .images import scaled
-from .total_variation import DEGREES
 from .vgg import VGG, load_vgg, poolings_before
 
 RELU_1 = dict.fromkeys(("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"), 1.0)
@@ -25,7 +24,7 @@ class Preset:
     style: {layer: weight}; of each, `style_reduction` of (G − A)², times C to the `channel_power`. `gram` says what
         F Fᵀ is divided by: "HW", "CHW", or "image", 3 · H · W of the picture, not of the layer. With a `style_loss`
         other than "gram", that of the toolkit's stands for the whole term.
-    tv, tv_weight: a name in `TOTAL_VARIATIONS`; of pixel values from 0 to `tv_range`.
+    tv, tv_weight: how total variation is measured, as `StyleTransfer` has it.
     weights: whose pretrained weights it was written for; `inputs`: how it feeds torchvision's.
     optimiser, learning_rate: as published, for pixel values from 0 to `pixel_range`.
     stages: (rule, evaluations) for each size. Rules: "longest 512", "shortest 512" and "height 400" say a side in px;
@@ -47,7 +46,6 @@ class Preset:
     blend: str = "statistics"
     tv: str = "l1"
     tv_weight: float = 0.0
-    tv_range: float = 1.0
     weights: str = "torchvision"
     inputs: str = "standardised"
     optimiser: str = "lbfgs"
@@ -112,7 +110,7 @@ class Preset:
             "style_loss": self.style_loss,
             "blend": self.blend,
             "tv": self.tv,
-            "tv_weight": self.tv_weight * self.tv_range ** DEGREES[self.tv],
+            "tv_weight": self.tv_weight,
         }
 
     def on(self, network: VGG) -> "Preset":
@@ -217,9 +215,8 @@ _JC = Preset(
     RELU_1,
     alpha=5,
     beta=100,
-    tv="l2_inside",
+    tv="l2_inside_of_input",
     tv_weight=0.5e-3,
-    tv_range=256,
     weights="caffe",
     pixel_range=256,
     stages=(("longest 512", 1000),),
@@ -256,9 +253,8 @@ presets: Mapping[str, Preset] = MappingProxyType(
         "nspt": replace(
             _JC,
             source="ProGamerGov/neural-style-pt",
-            tv="l1_sum",
+            tv="l1_sum_of_input",
             tv_weight=1e-3,
-            tv_range=255,
             pixel_range=255,
             notes=(_CAFFE, "total variation in its other form, at the same weight as in jc"),
         ),
@@ -276,9 +272,8 @@ presets: Mapping[str, Preset] = MappingProxyType(
             alpha=5,
             beta=500,
             blend="losses",
-            tv="l2",
+            tv="l2_of_input",
             tv_weight=100,
-            tv_range=255,
             weights="matconvnet",
             optimiser="adam",
             learning_rate=10,
@@ -295,9 +290,8 @@ presets: Mapping[str, Preset] = MappingProxyType(
             alpha=1e5,
             beta=3e4,
             style_reduction="sum",
-            tv="l1_sum",
+            tv="l1_sum_of_input",
             tv_weight=1,
-            tv_range=255,
             inputs="255",
             stages=(("height 400", 1250),),
             notes=(
@@ -313,7 +307,7 @@ presets: Mapping[str, Preset] = MappingProxyType(
             {"relu1_1": 1.0, "relu2_1": 1.0, "relu3_1": 1.0, "relu4_1": 1.0, "conv5_1": 1.0},
             alpha=1,
             beta=1e4,
-            tv="standardised",
+            tv="l1_of_input",
             tv_weight=5,
             optimiser="adam",
             learning_rate=0.3,
@@ -348,9 +342,8 @@ presets: Mapping[str, Preset] = MappingProxyType(
             content_reduction="sum",
             gram="image",
             style_reduction="sum",
-            tv="keras",
+            tv="keras_of_input",
             tv_weight=1e-6,
-            tv_range=255,
             weights="keras",
             optimiser="sgd",
             learning_rate=100,

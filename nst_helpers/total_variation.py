@@ -5,8 +5,8 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .images import IMAGENET_STD, channels
 from .losses import total_variation_loss
+from .vgg import VGG
 
 
 def _differences(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,10 +24,6 @@ def _keras(image: Tensor) -> Tensor:
     return ((across.square() + down.square() + 1e-30) ** 1.25).sum()  # a power has no gradient of its own at 0
 
 
-def _standardised(image: Tensor) -> Tensor:
-    return total_variation_loss(image / channels(IMAGENET_STD, image))
-
-
 def _with_diagonals(image: Tensor) -> Tensor:
     wide = pad(image, (0, 1, 0, 1), mode="replicate")
     here, right, below, across = wide[..., :-1, :-1], wide[..., :-1, 1:], wide[..., 1:, :-1], wide[..., 1:, 1:]
@@ -41,8 +37,14 @@ TOTAL_VARIATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "l1_sum": lambda image: image.diff(dim=3).abs().sum() + image.diff(dim=2).abs().sum(),
     "l2_inside": _l2_inside,  # a sum, without the last row and column
     "keras": _keras,  # Σ (across² + down²)^1.25
-    "standardised": _standardised,  # "l1" of the image as the network is fed it
     "with_diagonals": _with_diagonals,  # squares to the right, below and across, 1/3, 1/3 and 1/12, doubled
 }
-DEGREES = {"l1": 1, "l2": 2, "l1_sum": 1, "l2_inside": 2, "keras": 2.5, "standardised": 1, "with_diagonals": 2}
-# of pixel values: what a total variation is multiplied by is the k-th power of what they are multiplied by
+OF_INPUT = "_of_input"  # at the end of a name: of the image as the network is fed it
+NAMES = [*TOTAL_VARIATIONS, *(f"{name}{OF_INPUT}" for name in TOTAL_VARIATIONS)]
+
+
+def variation(name: str, image: Tensor, network: VGG) -> Tensor:
+    """Return the total variation that one of `NAMES` means, a scalar."""
+    if name.endswith(OF_INPUT):
+        return TOTAL_VARIATIONS[name.removesuffix(OF_INPUT)](network.preprocess(image))
+    return TOTAL_VARIATIONS[name](image)

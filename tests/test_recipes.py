@@ -100,13 +100,13 @@ def nst_formula(F, P, S, x):
 
 
 def jc(F, P, S, x):
-    X = 256 * x
-    tv = 0.5 * 1e-3 * sum((d**2).sum() for d in inside(X))
+    tv = 0.5 * 1e-3 * sum((d**2).sum() for d in inside(standardised(x)))
     return 5 * mse(F["relu4_2"], P["relu4_2"]) + sum(100 * mse(cm(F[k]), cm(S[k])) for k in FIRSTS) + tv
 
 
 def nspt(F, P, S, x):
-    tv = 1e-3 * (dx(255 * x).abs().sum() + dy(255 * x).abs().sum())
+    X = standardised(x)
+    tv = 1e-3 * (dx(X).abs().sum() + dy(X).abs().sum())
     return 5 * mse(F["relu4_2"], P["relu4_2"]) + sum(100 * mse(cm(F[k]), cm(S[k])) for k in FIRSTS) + tv
 
 
@@ -115,7 +115,8 @@ def gatys(F, P, S, x):
 
 
 def anish(F, P, S, x):
-    tv = 100 * ((dy(255 * x) ** 2).mean() + (dx(255 * x) ** 2).mean())
+    X = standardised(x)
+    tv = 100 * ((dy(X) ** 2).mean() + (dx(X) ** 2).mean())
     return 5 * mse(F["relu4_2"], P["relu4_2"]) + sum(500 / 5 * mse(cm(F[k]), cm(S[k])) for k in FIRSTS) + tv
 
 
@@ -143,7 +144,7 @@ def tensorflow(F, P, S, x):
 
 def keras(F, P, S, x):
     style = sum(sse(raw(F[k]), raw(S[k])) / (4 * 3**2 * (HEIGHT * WIDTH) ** 2) for k in FIRSTS)
-    a, b = inside(255 * x)
+    a, b = inside(standardised(x))
     tv = ((a**2 + b**2) ** 1.25).sum()
     return 2.5e-8 * sse(F["relu5_2"], P["relu5_2"]) + 1e-6 / 5 * style + 1e-6 * tv
 
