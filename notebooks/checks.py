@@ -276,12 +276,12 @@ def _saturated(answer):
 
 
 @exercise("7.1", "G/(C·M) is C times smaller than G/M, and its square C² times; the weight makes up for it")
-def _(answer):
+def _weight(answer):
     _close(answer, 100 / 64**2, "the weight", 1e-6)
 
 
 @exercise("7.2", "a mean over C × C entries, of squares that are C² times smaller")
-def _(answer):
+def _translated(answer):
     for channels in (4, 7):
         F, S = _noise(channels, 30), _noise(channels, 30, seed=1)
         squares = (F @ F.T / 30 - S @ S.T / 30).square()
@@ -289,7 +289,7 @@ def _(answer):
 
 
 @exercise("7.3", "what differs from layer to layer: the layers' weights, what Gram matrices are divided by")
-def _(answer):
+def _another_recipe(answer):
     jc, settings = nst.presets["jc"], answer()
     _, factors = dataclasses.replace(jc, **settings).coefficients(nst.VGG("vgg16"), 256, 256)
     _, before = jc.coefficients(nst.VGG("vgg16"), 256, 256)
@@ -298,6 +298,75 @@ def _(answer):
     assert max(ratios) > 1.001 * min(ratios), "all layers' factors are in one proportion"
 
 
-@exercise("7.4", "what does dividing by C·M do to layers with many channels?")
-def _(answer):
-    assert answer == "b", "that is not why"
+@exercise("7.4", "which of its numbers would change if feature maps were larger?")
+def _untouched(answer):
+    assert answer == "c", f"{answer!r} does not explain it"
+
+
+# ----------------------------------------------------------------------------------------------------- colour and scale
+
+
+@exercise("8.1", "the map A has A · 0.04 · A = 0.01")
+def _factor(answer):
+    _close(answer, 0.5, "the factor", 1e-6)
+
+
+@exercise("8.2", "mean and std over the dimensions 2 and 3, with keepdim=True")
+def _by_channel(answer):
+    for seed in (0, 2):
+        image, like = _noise(1, 3, 9, 8, seed=seed), 0.2 + 0.5 * _noise(1, 3, 6, 10, seed=seed + 1) ** 2
+        found = answer(image, like)
+        assert found.shape == image.shape, f"it has the shape {tuple(found.shape)}"
+        for channel in range(3):
+            _close(found[0, channel].mean(), like[0, channel].mean(), "a channel's mean", 1e-4)
+            _close(found[0, channel].std(), like[0, channel].std(), "a channel's standard deviation", 1e-3)
+        shapes = torch.corrcoef(torch.stack([found[0, 0].flatten(), image[0, 0].flatten()]))
+        assert shapes[0, 1] > 0.999, "it is another picture"
+
+
+@exercise("8.3", "a map that widens the colours of a picture far beyond 0 or 1: many dark pixels and a few light ones")
+def _beyond(answer):
+    image, like = answer()
+    for picture in (image, like):
+        nst.images.check_image(picture)
+        assert picture.min() >= 0 <= 1 - picture.max(), "values lie outside [0, 1]"
+    missed = (nst.recolour(image, like).mean((2, 3)) - like.mean((2, 3))).abs().max().item()
+    assert missed > 0.02, f"the mean is met within {missed:.3f}"
+
+
+@exercise("8.4", "what is painted, and with which lightness, before the colours are put back?")
+def _pale(answer):
+    assert answer == "a", f"{answer!r} does not explain it"
+
+
+# ------------------------------------------------------------------------------------------------------------- regions
+
+
+@exercise("9.1", "the same sum, divided by M/4 in place of M")
+def _times(answer):
+    _close(answer, 4.0, "the factor", 1e-6)
+
+
+@exercise("9.2", "(t * F) @ F.T is Σ t F F")
+def _gram_of_part(answer):
+    F, t = _noise(3, 20).double(), _noise(20, seed=1).double()
+    right = torch.stack([torch.stack([(t * f * g).sum() / t.sum() for g in F]) for f in F])
+    _close(answer(F, t), right, "the Gram matrix", 1e-9)
+    _close(answer(F, torch.ones(20).double()), nst.gram_matrix(F[None, :, None])[0], "that of the whole", 1e-9)
+
+
+@exercise("9.3", "which masks cover the same share of each block of 4 × 4 pixels?")
+def _twins(answer):
+    masks = answer()
+    assert len(masks) == 2, f"two masks are meant, not {len(masks)}"
+    for mask in masks:
+        nst.checks.mask("a mask", mask)
+        assert mask.shape == (1, 1, 32, 32), f"a mask has the shape {tuple(mask.shape)}"
+    assert not torch.equal(*masks), "they are the same mask"
+    seen = [nst.masks.masks_of(mask.float(), ["pool2"])["pool2"] for mask in masks]
+    _close(seen[0], seen[1], "what pool2 sees of the second", 1e-6)
+
+
+@exercise("9.4", "see receptive_fields in notebook 02")
+def _seams(answer):
+    assert answer == "b", f"{answer!r} does not explain it"

@@ -1,202 +1,34 @@
-"""Published recipes as data, and what their weights mean in one another's terms."""
+"""Published recipes as data, and the α and β of one in the terms of another."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
 
 from . import checks
-from .images import scaled
-from .vgg import VGG, load_vgg, poolings_before
+from .preset import Preset
+from .vgg import VGG
 
 RELU_1 = dict.fromkeys(("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"), 1.0)
 FIFTHS = dict.fromkeys(RELU_1, 0.2)
 CONTENT = {"relu4_2": 1.0}
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A published recipe: α·content + β·style + tv_weight·total variation, in its own terms.
-
-    content: {layer: weight}; of each, `content_reduction` ("mean" or "sum") of (F − P)².
-    style: {layer: weight}; of each, `style_reduction` of (G − A)², times C to the `channel_power`. `gram` says what
-        F Fᵀ is divided by: "HW", "CHW", or "image", 3 · H · W of the picture, not of the layer. With a `style_loss`
-        other than "gram", that of the toolkit's stands for the whole term.
-    tv, tv_weight: how total variation is measured, as `StyleTransfer` has it.
-    weights: whose pretrained weights it was written for; `inputs`: how it feeds torchvision's.
-    optimiser, learning_rate: as published, for pixel values from 0 to `pixel_range`.
-    stages: (rule, evaluations) for each size. Rules: "longest 512", "shortest 512" and "height 400" say a side in px;
-        "area 512" has 512² px and enlarges nothing; "as is" leaves the size.
-    start, noise: as `StyleTransfer` has them.
-    notes: what is known of the recipe, and where the toolkit does otherwise.
-    """
-
-    source: str
-    content: Mapping[str, float]
-    style: Mapping[str, float]
-    alpha: float
-    beta: float
-    content_reduction: str = "mean"
-    style_loss: str = "gram"
-    gram: str = "CHW"
-    style_reduction: str = "mean"
-    channel_power: int = 0
-    blend: str = "statistics"
-    tv: str = "l1"
-    tv_weight: float = 0.0
-    weights: str = "torchvision"
-    inputs: str = "standardised"
-    optimiser: str = "lbfgs"
-    learning_rate: float = 1.0
-    pixel_range: float = 1.0
-    stages: tuple[tuple[str, int], ...] = (("longest 512", 500),)
-    start: str = "content"
-    noise: float = 0.0
-    notes: tuple[str, ...] = ()
-
-    def coefficients(self, network: VGG, height: int, width: int) -> tuple[dict[str, float], dict[str, float]]:
-        """Return what the content and the style loss of each layer are multiplied by, in the toolkit's terms.
-
-        {layer: a} and {layer: b} of α·Σ a·mean((F − P)²) + β·Σ b·mean((G − A)²)/4, G and A divided by H·W, for a
-        picture of height × width px. They depend on that where the recipe takes sums, or the picture's size.
-        """
-        content = {}
-        for layer, weight in self.content.items():
-            C, M = _shape(network, layer, height, width)
-            content[layer] = weight * (C * M if self.content_reduction == "sum" else 1)
-        style = {}
-        for layer, weight in self.style.items():
-            C, M = _shape(network, layer, height, width)
-            if self.style_loss == "gram":
-                divisor = {"HW": 1, "CHW": C, "image": 3 * height * width / M}[self.gram]  # over H·W
-                entries = C**2 if self.style_reduction == "sum" else 1
-                weight *= 4 * entries * C**self.channel_power / divisor**2
-            style[layer] = weight
-        return content, style
-
-    def settings(self, content_image: Tensor, network: str | VGG = "auto", size: int | None = None) -> dict:
-        """Return the arguments of `StyleTransfer` and `transfer` that paint by this recipe.
-
-        Args:
-            content_image: (1, 3, H, W).
-            network: as `load_vgg` takes it, or a network. A layer that it lacks is replaced by the block's last.
-            size: the longest side in pixels, in place of the recipe's rule.
-
-        `alpha` and `beta` are the recipe's own. SGD is replaced by Adam, and every step is the toolkit's.
-        """
-        if not isinstance(network, VGG):
-            network = load_vgg(network, inputs=self.inputs)
-        elif network.inputs != self.inputs:
-            raise ValueError(f'the recipe feeds its network with inputs="{self.inputs}": load_vgg(…, inputs=…)')
-        height, width = content_image.shape[2:]
-        sizes = {_size(rule, height, width): steps for rule, steps in self.stages}  # of equal ones, the last
-        if size is not None:
-            sizes = {round(size * stage / max(sizes)): steps for stage, steps in sizes.items()}
-        content, style = self.on(network).coefficients(network, *scaled(height, width, max(sizes)))
-        return {
-            "network": network,
-            "sizes": tuple(sizes),
-            "steps": tuple(sizes.values()),
-            "start": self.start,
-            "noise": self.noise,
-            "optimiser": "lbfgs" if self.optimiser == "lbfgs" else "adam",
-            "learning_rate": self.learning_rate / self.pixel_range if self.optimiser == "adam" else None,
-            "alpha": self.alpha,
-            "beta": self.beta,
-            "content_weights": content,
-            "style_weights": style,
-            "style_loss": self.style_loss,
-            "blend": self.blend,
-            "tv": self.tv,
-            "tv_weight": self.tv_weight,
-        }
-
-    def on(self, network: VGG) -> "Preset":
-        """Return the recipe with layers that the network has: for those that it lacks, the last of the block."""
-
-        def there(weights: Mapping[str, float]) -> dict[str, float]:
-            return {_there(layer, network): weight for layer, weight in weights.items()}
-
-        return replace(self, content=there(self.content), style=there(self.style))
-
-
-def convert(
-    preset: str | Preset,
-    to: str | Preset,
-    alpha: float | None = None,
-    beta: float | None = None,
-    height: int = 512,
-    width: int = 512,
-) -> tuple[float, float]:
-    """Return the α and β of one recipe in the terms of another.
-
-    Args:
-        preset, to: names in `presets`, or recipes of your own; "nst" is the toolkit.
-        alpha, beta: to be converted; default the recipe's own.
-        height, width: of the picture in pixels, on which recipes that take sums depend.
-
-    Exact where the two differ by the same factor in every layer. Where they do not (other layers, other weights,
-    other powers of C), the factors' sums over the layers are what is kept equal. Where a recipe was `made for` other
-    weights than torchvision's, the formulas are converted, and not what those networks make of a picture.
-
-    Raises ValueError for unknown names, and for recipes with another style loss.
-    """
-    preset, to = (given if isinstance(given, Preset) else find_preset(given) for given in (preset, to))
-    if preset.style_loss != to.style_loss:
-        raise ValueError(f"β of {preset.style_loss} and of {to.style_loss} style losses cannot be converted")
-    with torch.device("meta"):
-        network = VGG("vgg19")
-    (content, style), (to_content, to_style) = (
-        [sum(part.values()) for part in recipe.coefficients(network, height, width)] for recipe in (preset, to)
-    )
-    alpha = preset.alpha if alpha is None else alpha
-    beta = preset.beta if beta is None else beta
-    return alpha * content / to_content, beta * style / to_style
-
-
-def find_preset(name: str) -> Preset:
-    """Return a published recipe by its name; raises ValueError, with the list, for an unknown one."""
-    return presets[checks.one_of("a preset's name", name, presets)]
-
-
-def _size(rule: str, height: int, width: int) -> int:
-    """Return the longest side in pixels of a picture of height × width px that a rule makes smaller or larger."""
-    longest, shortest = max(height, width), min(height, width)
-    what, _, value = rule.partition(" ")
-    if what == "longest":
-        return int(value)
-    if what == "shortest":
-        return round(int(value) * longest / shortest)
-    if what == "height":
-        return round(int(value) * longest / height)
-    if what == "area":
-        return min(longest, round(longest * int(value) / (height * width) ** 0.5))
-    return longest
-
-
-def _there(layer: str, network: VGG) -> str:
-    """Return a layer, or where the network lacks it the last of its kind in the block."""
-    if layer in network._modules:
-        return layer
-    return [name for name in network._modules if name.startswith(layer[:6])][-1]
-
-
-def _shape(network: VGG, layer: str, height: int, width: int) -> tuple[int, int]:
-    """Return a layer's channels and positions."""
-    poolings = poolings_before(layer)
-    convolution = getattr(network, f"conv{layer[4:]}" if not layer.startswith("pool") else f"conv{layer[4]}_1")
-    return convolution.out_channels, (height >> poolings) * (width >> poolings)
-
-
 _CAFFE = "made for Caffe's weights, fed from 0 to 255 less the mean: there the same α and β mean something else"
 _KERAS = "made for Keras' weights, fed from 0 to 255 less the mean: there the same α and β mean something else"
 _MATCONVNET = _CAFFE.replace("Caffe's", "MatConvNet's")
 _UNSAID = "the recipe does not say what Gram matrices are divided by: here by C·H·W"
-_COURSE = {"conv1_1": 1.0, "conv2_1": 0.75, "conv3_1": 0.2, "conv4_1": 0.2, "conv5_1": 0.2}
-_CONV4_2 = {"conv4_2": 1.0}
 _FIRST_FIVE = dict.fromkeys(("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1"), 1.0)
+_CLASSIC = Preset(
+    "a course recipe",
+    {"conv4_2": 1.0},
+    {"conv1_1": 1.0, "conv2_1": 0.75, "conv3_1": 0.2, "conv4_1": 0.2, "conv5_1": 0.2},
+    alpha=1,
+    beta=1e9,
+    optimiser="adam",
+    learning_rate=0.003,
+    stages=(("longest 512", 2000),),
+    notes=(_UNSAID, "reports every 400 steps: report_every=400"),
+)
 _GATYS = Preset(
     "leongatys/PytorchNeuralStyleTransfer",
     CONTENT,
@@ -382,38 +214,59 @@ presets: Mapping[str, Preset] = MappingProxyType(
                 "Adam with β₂ = 0.99 there; averaged with 0.99, its memory carried: averaging=0.99, carry=True",
             ),
         ),
-        "classic_adam": Preset(
-            "a course recipe",
-            _CONV4_2,
-            _COURSE,
-            alpha=1,
-            beta=1e9,
-            optimiser="adam",
-            learning_rate=0.003,
-            stages=(("longest 512", 2000),),
-            notes=(_UNSAID, "reports every 400 steps: report_every=400"),
-        ),
-        "classic_lbfgs": Preset(
-            "a course recipe",
-            _CONV4_2,
-            _COURSE,
-            alpha=1,
-            beta=1e9,
+        "classic_adam": _CLASSIC,
+        "classic_lbfgs": replace(
+            _CLASSIC,
+            optimiser="lbfgs",
+            learning_rate=1.0,
+            stages=(("longest 512", 500),),
             notes=(_UNSAID, 'from the content, or from white noise: start="noise"', "report_every=50"),
         ),
         "five_convs_lbfgs": replace(
             _PYTORCH, source="a course recipe", notes=(_UNSAID, "α and β as in the PyTorch tutorial", "report_every=50")
         ),
-        "guided_project": Preset(
-            "a course recipe",
-            _CONV4_2,
-            _COURSE,
-            alpha=1,
-            beta=1e9,
-            optimiser="adam",
-            learning_rate=0.003,
-            stages=(("longest 512", 2000),),
+        "guided_project": replace(
+            _CLASSIC,
             notes=(_UNSAID, "α, β and the layers' weights are the learner's to choose: those of classic_adam here"),
         ),
     }
 )
+
+
+def convert(
+    preset: str | Preset,
+    to: str | Preset,
+    alpha: float | None = None,
+    beta: float | None = None,
+    height: int = 512,
+    width: int = 512,
+) -> tuple[float, float]:
+    """Return the α and β of one recipe in the terms of another.
+
+    Args:
+        preset, to: names in `presets`, or recipes of your own; "nst" is the toolkit.
+        alpha, beta: to be converted; default the recipe's own.
+        height, width: of the picture in pixels, on which recipes that take sums depend.
+
+    Exact where the two differ by the same factor in every layer. Where they do not (other layers, other weights,
+    other powers of C), the factors' sums over the layers are what is kept equal. Where a recipe was `made for` other
+    weights than torchvision's, the formulas are converted, and not what those networks make of a picture.
+
+    Raises ValueError for unknown names, and for recipes with another style loss.
+    """
+    preset, to = (given if isinstance(given, Preset) else find_preset(given) for given in (preset, to))
+    if preset.style_loss != to.style_loss:
+        raise ValueError(f"β of {preset.style_loss} and of {to.style_loss} style losses cannot be converted")
+    with torch.device("meta"):
+        network = VGG("vgg19")
+    (content, style), (to_content, to_style) = (
+        [sum(part.values()) for part in recipe.coefficients(network, height, width)] for recipe in (preset, to)
+    )
+    alpha = preset.alpha if alpha is None else alpha
+    beta = preset.beta if beta is None else beta
+    return alpha * content / to_content, beta * style / to_style
+
+
+def find_preset(name: str) -> Preset:
+    """Return a published recipe by its name; raises ValueError, with the list, for an unknown one."""
+    return presets[checks.one_of("a preset's name", name, presets)]

@@ -42,10 +42,18 @@ def python(pytestconfig):
     return str(python)
 
 
+def run_cell(page, index, expected):
+    """Run a cell, and say whether it printed within a second: what a kernel says before a page listens is lost."""
+    page.evaluate(f"Jupyter.notebook.get_cell({index}).execute()")
+    page.wait_for_timeout(1000)
+    return expected in page.locator(".cell").nth(index).locator(".output_wrapper").inner_text()
+
+
 @pytest.fixture
 def page(browser, python, tmp_path):
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    cells = [new_code_cell(CODE), new_code_cell("print(playground.painter.run.beta)")]
+    codes = "print('listening')", CODE, "print(playground.painter.run.beta)"
+    cells = [new_code_cell(code) for code in codes]
     nbformat.write(new_notebook(cells=cells, metadata=kernel), tmp_path / "colab.ipynb")
     options = "--no-browser", "--allow-root", "--ip=127.0.0.1", "--NotebookApp.token=", "--NotebookApp.password="
     with serving(tmp_path, "notebook", *options, f"--notebook-dir={tmp_path}", python=python) as (address, _):
@@ -53,6 +61,7 @@ def page(browser, python, tmp_path):
         page.goto(f"{address}/notebooks/colab.ipynb", timeout=60_000)
         ready = "(kernel => kernel?.is_connected() && kernel.widget_manager)(window.Jupyter?.notebook?.kernel)"
         page.wait_for_function(ready, timeout=90_000)
+        within(60, lambda: run_cell(page, 0, "listening"), "a page that hears its kernel")
         yield page
         page.screenshot(path=SCREENSHOTS / "colab.png", full_page=True)
         page.close()
@@ -67,13 +76,13 @@ def test_ticks_paint_and_controls_steer(page):
         return int(found[1]) if found else 0
 
     def beta():
-        page.evaluate("Jupyter.notebook.get_cell(1).execute()")
-        printed = page.locator(".cell").nth(1).locator(".output_stdout")
-        within(30, lambda: printed.count() and "[*]" not in page.locator(".cell").nth(1).inner_text(), "β printed")
+        page.evaluate("Jupyter.notebook.get_cell(2).execute()")
+        printed = page.locator(".cell").nth(2).locator(".output_stdout")
+        within(30, lambda: printed.count() and "[*]" not in page.locator(".cell").nth(2).inner_text(), "β printed")
         return float(printed.inner_text())
 
-    page.evaluate("Jupyter.notebook.get_cell(0).execute()")
-    page.locator("figcaption").nth(2).wait_for(timeout=30_000)
+    page.evaluate("Jupyter.notebook.get_cell(1).execute()")
+    page.locator("figcaption").nth(2).wait_for(timeout=90_000)
     page.wait_for_timeout(1000)
     assert step() == 0  # nothing paints before the reader presses play
     page.locator(".widget-play button").first.click()

@@ -13,7 +13,10 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What computes: to be met by an assertion somewhere in the course.
 NUMERICAL = {
     "content_loss",
+    "convert",
     "deprocess",
+    "feathered",
+    "find_regions",
     "get_features",
     "gram_matrix",
     "load_image",
@@ -29,13 +32,21 @@ NUMERICAL = {
 }
 OTHER = {  # names, figures and choices; what they return is looked at, or used
     "CONTENT_LAYER",
+    "Region",
     "STYLE_WEIGHTS",
+    "Style",
     "VGG",
     "WeightsError",
     "find_picture",
+    "load_mask",
+    "load_style",
+    "load_transparent",
     "load_vgg",
     "pick_engine",
+    "presets",
     "save_animation",
+    "save_style",
+    "settings_from_png",
     "show_grid",
     "show_images",
     "show_losses",
