@@ -94,8 +94,8 @@ def total_variation_loss(image: Tensor, power: int = 1) -> Tensor:
         raise ValueError(f"an image here is (B, C, H, W) with H and W at least 2, not {tuple(image.shape)}")
     if power not in (1, 2):
         raise ValueError(f"power is 1 or 2, not {power!r}")
-    size = torch.abs if power == 1 else torch.square
-    return size(image.diff(dim=3)).mean() + size(image.diff(dim=2)).mean()
+    measure = torch.abs if power == 1 else torch.square
+    return measure(image.diff(dim=3)).mean() + measure(image.diff(dim=2)).mean()
 
 
 def total_loss(c_loss: Tensor, s_loss: Tensor, alpha: float, beta: float) -> Tensor:

@@ -56,7 +56,7 @@ def find_regions(image: Tensor, n: int, *, network: VGG | None = None, layer: st
     By k-means (Lloyd 1982), begun as k-means++ does (Arthur and Vassilvitskii 2007). Raises ValueError where there are
     fewer different colours or features than n.
     """
-    image = checks.picture("image", image)
+    image = checks.picture("image", image).cpu()
     if not (isinstance(n, int) and n >= 2):
         raise ValueError(f"n is a whole number, at least 2, not {n!r}")
     if network is None:

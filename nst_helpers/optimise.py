@@ -454,7 +454,7 @@ def transfer(
     """Return the content image painted in the style of the style image.
 
     Args:
-        content_image, style_image: (1, 3, H, W) in [0, 1], from `load_image`.
+        content_image, style_image: as `StyleTransfer` takes them.
         report_every: print the losses every so many evaluations; the classic recipe has 400.
         progress: show a progress bar; None shows it in a terminal or a notebook; False also leaves out the line that
             says on what, with which network and at which sizes it paints.

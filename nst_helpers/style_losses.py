@@ -73,7 +73,7 @@ class Wasserstein(Gram):
 
     def target(self, summary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, covariance = _normal(summary)
-        values, vectors = torch.linalg.eigh(covariance.double())
+        values, vectors = torch.linalg.eigh(covariance.cpu().double())
         root = vectors * values.clamp_min(0).sqrt()[:, None] @ vectors.mT
         return mean, covariance.diagonal(dim1=1, dim2=2).sum(1), root.to(summary)
 
@@ -82,8 +82,9 @@ class Wasserstein(Gram):
         target_mean, target_trace, root = target
         trace = covariance.diagonal(dim1=1, dim2=2).sum(1)
         product = root @ covariance @ root
-        values = torch.linalg.eigvalsh((product + product.mT) / 2)
-        cross = values.clamp_min(RIDGE**2).sqrt().sum(1)
+        where = "cpu" if product.device.type == "mps" else product.device  # Apple's GPU has no eigenvalues
+        values = torch.linalg.eigvalsh((product + product.mT).to(where) / 2)
+        cross = values.clamp_min(RIDGE**2).sqrt().sum(1).to(product.device)
         distance = (mean - target_mean).square().sum(1) + trace + target_trace - 2 * cross
         return (distance / mean.shape[1]).mean()
 

@@ -6,7 +6,7 @@ from torch.nn.functional import conv2d, max_pool2d
 
 import nst_helpers as nst
 from nst_helpers import vgg
-from nst_helpers.recipes import convert, find_preset, presets
+from nst_helpers.recipes import convert, presets
 
 MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 1, 1)
@@ -295,7 +295,7 @@ class TestConvert:
 
 def test_nonsense(small):
     with pytest.raises(ValueError, match=r"not 'pystich' \(do you mean 'pystiche'"):
-        find_preset("pystich")
+        presets["pystich"]
     with pytest.raises(ValueError, match='the recipe feeds its network with inputs="255"'):
         presets["gordic"].settings(torch.rand(1, 3, 40, 48), small())
     with pytest.raises(TypeError):
