@@ -328,8 +328,7 @@ def _by_channel(answer):
 def _beyond(answer):
     image, like = answer()
     for picture in (image, like):
-        nst.images.check_image(picture)
-        assert picture.min() >= 0 <= 1 - picture.max(), "values lie outside [0, 1]"
+        assert 0 <= picture.min() <= picture.max() <= 1, "values lie outside [0, 1]"
     missed = (nst.recolour(image, like).mean((2, 3)) - like.mean((2, 3))).abs().max().item()
     assert missed > 0.02, f"the mean is met within {missed:.3f}"
 
@@ -360,8 +359,8 @@ def _twins(answer):
     masks = answer()
     assert len(masks) == 2, f"two masks are meant, not {len(masks)}"
     for mask in masks:
-        nst.checks.mask("a mask", mask)
         assert mask.shape == (1, 1, 32, 32), f"a mask has the shape {tuple(mask.shape)}"
+        assert 0 <= mask.min() <= mask.max() <= 1, "a mask's values lie outside [0, 1]"
     assert not torch.equal(*masks), "they are the same mask"
     seen = [nst.masks.masks_of(mask.float(), ["pool2"])["pool2"] for mask in masks]
     _close(seen[0], seen[1], "what pool2 sees of the second", 1e-6)
@@ -370,3 +369,34 @@ def _twins(answer):
 @exercise("9.4", "see receptive_fields in notebook 02")
 def _seams(answer):
     assert answer == "b", f"{answer!r} does not explain it"
+
+
+# -------------------------------------------------------------------------------------------------------- style mixing
+
+
+@exercise("10.1", "half of (2 − 1)², and half of (2 − 3)²")
+def _left(answer):
+    _close(answer, 1.0, "what is left", 1e-6)
+
+
+@exercise("10.2", "std takes correction=0 to be over n")
+def _wasserstein_1d(answer):
+    for seed in (0, 2):
+        a, b = _noise(30, seed=seed).double(), 2 * _noise(50, seed=seed + 1).double() ** 2
+        right = (a.mean() - b.mean()) ** 2 + (a.var(correction=0).sqrt() - b.var(correction=0).sqrt()) ** 2
+        _close(answer(a, b), right, "the distance", 1e-9)
+
+
+@exercise("10.3", "change the sign of a channel, or spread its values: F Fᵀ has only squares and products")
+def _blind_spot(answer):
+    a, b = answer()
+    for maps in (a, b):
+        assert maps.shape == (1, 2, 4, 4), f"feature maps have the shape {tuple(maps.shape)}"
+    _close(nst.gram_matrix(a.float()), nst.gram_matrix(b.float()), "the second's Gram matrix", 1e-4)
+    apart = (a.float().mean((2, 3)) - b.float().mean((2, 3))).abs().max().item()
+    assert apart > 0.01, f"their means differ by {apart:.3g} only"
+
+
+@exercise("10.4", "what is the Gram matrix of a picture of which one half has one style and one half the other?")
+def _patches(answer):
+    assert answer == "c", f"{answer!r} does not explain it"

@@ -95,6 +95,13 @@ WRONG = {
         lambda: (torch.ones(1, 1, 32, 32), (torch.arange(32) > 3).float().expand(1, 1, 32, 32)),
     ],
     "9.4": ["a", "c"],
+    "10.1": [0, 2, 0.5],
+    "10.2": [
+        lambda a, b: (a.mean() - b.mean()) ** 2,
+        lambda a, b: (a.mean() - b.mean()) ** 2 + (a.std() - b.std()) ** 2,
+    ],
+    "10.3": [lambda: 2 * (torch.ones(1, 2, 4, 4),), lambda: (torch.ones(1, 2, 4, 4), torch.zeros(1, 2, 4, 4))],
+    "10.4": ["a", "b"],
 }
 
 
