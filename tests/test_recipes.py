@@ -233,7 +233,7 @@ def test_loss_and_gradient(name, small, pictures):
 @pytest.mark.parametrize("name", presets)
 def test_runs_with_the_pretrained_network(name, vgg16, picture):
     network = nst.load_vgg("vgg16", device="cpu", inputs="255") if name == "gordic" else vgg16
-    run = run_of(name, network, picture(48, 64), picture(64, 64, 1), sizes=(64,), steps=(12,))
+    run = run_of(name, network, picture(48, 64), picture(64, 64, 1), sizes=(64,), steps=(12,), start="noise")
     run.learning_rate *= 0.1 if run.optimiser == "adam" else 1
     first = run.step()
     list(run)

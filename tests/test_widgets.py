@@ -144,7 +144,7 @@ class TestPainter:
 
     def test_errors_are_kept_and_raised(self, painter):
         painter.paint((64,), 3, "nowhere")
-        with pytest.raises(ValueError, match='start is "content"'):
+        with pytest.raises(ValueError, match="start, where it is no image, is one of content"):
             painter.wait(60)
         assert painter.state == "failed"
         assert "Traceback" in painter.failure
