@@ -57,7 +57,7 @@ class Trace:
 class Tape:
     """What the gradient needs of a pass."""
 
-    asked: "Asked"
+    asked: Asked
     traces: list[Trace] = field(default_factory=list)
     rows: Maps = field(default_factory=dict)  # {layer: feature maps (H'·W', C)} that Gram matrices were made of
 

@@ -126,14 +126,15 @@ class StyleTransfer:
         quality: "draft", "good" or "best": the steps and the start that `schedules.QUALITIES` holds for it.
         steps: evaluations of loss and gradient, in place of the quality's: a number for the last size, and 0.4 times
             as many at each size before it; or one number a size.
-        start: in place of the quality's: a name in `starts.STARTS`, or an image (1, 3, H, W), stretched to the
-            content's shape.
+        start: in place of the quality's: "content"; "recoloured", the content in the style's colours; "noise", uniform;
+            "grey"; "style_colours", noise with the mean and covariance of the style's colours; or an image
+            (1, 3, H, W), stretched to the content's shape.
         noise: how much of the start is white noise, from 0 to 1.
         optimiser: "lbfgs" or "adam".
         learning_rate: what the optimiser's step is multiplied by; default 1 for L-BFGS, 0.02 for Adam.
         averaging: above 0, `average` is the mean of this size's images, each counting so much less than the next; it
-            is what `transfer` returns, and what the next size goes on from. Meant for Adam, with 0.9 to 0.99: a little
-            smoother, at a slightly higher loss.
+            is what `transfer` returns, and what the next size goes on from. Meant for Adam, with 0.9 to 0.99: as a rule
+            a little smoother, at a higher loss.
         carry: whether Adam's memory is carried on from size to size. That of L-BFGS begins anew.
         alpha, beta, tv_weight: weights of the content, style and total variation losses.
         balance: how stylised, from 0 to 1, in place of beta, which is chosen so that at white noise, of the first size,
