@@ -298,9 +298,12 @@ def _another_recipe(answer):
     assert max(ratios) > 1.001 * min(ratios), "all layers' factors are in one proportion"
 
 
-@exercise("7.4", "which of its numbers would change if feature maps were larger?")
+@exercise(
+    "7.4",
+    "a content loss is the square of a difference of features, a Gram loss that of a difference of their products",
+)
 def _untouched(answer):
-    assert answer == "c", f"{answer!r} does not explain it"
+    assert answer == "c", f"{answer!r} is not the factor by which their ratio grows"
 
 
 # ----------------------------------------------------------------------------------------------------- colour and scale
@@ -387,11 +390,12 @@ def _wasserstein_1d(answer):
         _close(answer(a, b), right, "the distance", 1e-9)
 
 
-@exercise("10.3", "change the sign of a channel, or spread its values: F Fᵀ has only squares and products")
+@exercise("10.3", "F Fᵀ has only squares and products: spread the values of a channel, or gather them in one place")
 def _blind_spot(answer):
     a, b = answer()
     for maps in (a, b):
         assert maps.shape == (1, 2, 4, 4), f"feature maps have the shape {tuple(maps.shape)}"
+        assert maps.min() >= 0, "a value is below 0"
     _close(nst.gram_matrix(a.float()), nst.gram_matrix(b.float()), "the second's Gram matrix", 1e-4)
     apart = (a.float().mean((2, 3)) - b.float().mean((2, 3))).abs().max().item()
     assert apart > 0.01, f"their means differ by {apart:.3g} only"
@@ -400,3 +404,92 @@ def _blind_spot(answer):
 @exercise("10.4", "what is the Gram matrix of a picture of which one half has one style and one half the other?")
 def _patches(answer):
     assert answer == "c", f"{answer!r} does not explain it"
+
+
+# ------------------------------------------------------------------------------------------------------ failure gallery
+
+
+@exercise(
+    "14.1", "the third dimension holds blue, green, red: turn it round, and copy, since torch has no negative steps"
+)
+def _red_first(answer):
+    array = _noise(5, 7, 3).mul(255).byte().numpy()
+    found = answer(array)
+    assert found.shape == (1, 3, 5, 7), f"it has the shape {tuple(found.shape)}"
+    for channel, name in enumerate(("red", "green", "blue")):
+        _close(found[0, channel], torch.from_numpy(array[..., 2 - channel].copy()) / 255, name, 1e-6)
+
+
+@exercise("14.2", "nst.preprocess, once, before the network")
+def _normalised(answer):
+    vgg, image, layers = nst.VGG("vgg16"), _noise(1, 3, 32, 40), ["conv1_1", "relu2_1"]
+    found, right = answer(vgg, image, layers), nst.get_features(image, vgg, layers)
+    for layer in layers:
+        _close(found[layer], right[layer], layer)
+
+
+@exercise("14.3", "keep a clone; a view, or a detached tensor, shares its memory with what is overwritten")
+def _kept(answer):
+    image, layers = _noise(1, 3, 32, 40).requires_grad_(), ["conv1_1", "relu1_2", "conv2_2"]
+    vgg = nst.VGG("vgg16")
+    right = {layer: maps.detach() for layer, maps in nst.get_features(image, vgg, layers).items()}
+    for module in vgg:
+        if isinstance(module, torch.nn.ReLU):
+            module.inplace = True
+    found = answer(vgg, image, layers)
+    assert set(found) == set(layers), f"it returns {', '.join(found)}, not {', '.join(layers)}"
+    for layer in layers:
+        _close(found[layer].detach(), right[layer], layer)
+        assert found[layer].requires_grad, f"no gradient can flow back from {layer}"
+
+
+@exercise("14.4", "model.network.requires_grad_(False), and Adam([model.image], …)")
+def _one_parameter(answer):
+    model = torch.nn.Module()
+    model.image, model.network = torch.nn.Parameter(_noise(1, 3, 8, 8)), torch.nn.Conv2d(3, 4, 3)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    optimiser = answer(model)
+    assert isinstance(optimiser, torch.optim.Optimizer), f"{optimiser!r} is no optimiser"
+    model.network(model.image).square().mean().backward()
+    optimiser.step()
+    _close((model.image - before["image"]).abs().max().item(), 0.02, "the image's first step", 1e-3)
+    for name, weight in model.network.named_parameters():
+        assert torch.equal(weight, before[f"network.{name}"]), f"the network's {name} was trained"
+        assert weight.grad is None, f"the network's {name} collects a gradient"
+
+
+@exercise("14.5", "09 has the function that takes colours from where something is")
+def _no_halo(answer):
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 33), torch.linspace(-1, 1, 33), indexing="ij")
+    there = ((0.7 - x.hypot(y)) * 16 + 0.5).clamp(0, 1)
+    image, mask = answer(torch.cat([torch.full((33, 33, 3), 0.2), there[..., None]], 2).numpy())
+    _close(mask.float(), there[None, None], "the mask", 1e-3)
+    assert image.shape == (1, 3, 33, 33), f"the image has the shape {tuple(image.shape)}"
+    _close(image[0, :, there > 0.1], torch.full((3, int((there > 0.1).sum())), 0.2), "the colour of a dark disc", 0.01)
+
+
+@exercise("14.6", "by the number of positions, and by nothing else")
+def _divided(answer):
+    for shape in ((1, 4, 6, 7), (2, 3, 9, 5)):
+        F = _noise(*shape).double()
+        right = torch.einsum("bchw,bdhw->bcd", F, F) / (shape[2] * shape[3])
+        _close(answer(F), right, f"the Gram matrix of feature maps {shape}", 1e-9)
+
+
+@exercise("14.7", "search among numbers without bounds, and make pixels of them: torch.sigmoid, torch.logit")
+def _bounded(answer):
+    matrix, bound = _noise(48, 48, seed=1) / 48**0.5 + 0.3 * torch.eye(48), 3 * _noise(48, seed=2) - 1
+
+    def loss(image):
+        return (matrix @ (image.flatten() - bound)).square().mean()
+
+    start = 0.02 + 0.96 * _noise(1, 3, 4, 4, seed=3)
+    found = answer(loss, start, 60).detach()
+    assert found.shape == start.shape, f"it has the shape {tuple(found.shape)}"
+    assert 0 <= found.min() <= found.max() <= 1, f"values lie between {found.min():.2f} and {found.max():.2f}"
+    best, rate = start, 24 / torch.linalg.matrix_norm(matrix, 2) ** 2
+    for _ in range(3000):  # down the gradient, and back into [0, 1]: slow, and sure
+        (gradient,) = torch.autograd.grad(loss(best.requires_grad_()), best)
+        best = (best - rate * gradient).detach().clamp(0, 1)
+    left = ((loss(found) - loss(best)) / (loss(start) - loss(best))).item()
+    assert left < 0.1, f"{left:.0%} of what can be gained is left after 60 evaluations"

@@ -24,8 +24,10 @@ from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from . import checks
 from .animation import save_animation
 from .chart import loss_chart
+from .colours import COLOURS
 from .controls import BEAT, KEEP, OWN, PROJECT, SIZES, Panel, crop, figure, stylised
 from .images import find_picture, load_image, resize, save_image
 from .optimisers import OPTIMISERS
@@ -34,6 +36,7 @@ from .plots import show_grid
 from .provenance import recipe_of
 from .schedules import coarse_to_fine
 from .story import Snapshot, Story
+from .style_losses import CONTENT_LOSSES, STYLE_LOSSES
 from .vgg import VGG
 
 SKETCH, SKETCH_STEPS = 128, 25  # px and steps of the sketch that follows any change of pictures
@@ -52,6 +55,7 @@ class Playground:
         steps: evaluations at that size.
         network: "auto", "vgg16", "vgg19" or a `VGG`.
         alpha, beta: the weights to begin with.
+        colour, content_loss, style_loss: as `StyleTransfer` has them, throughout.
         app: as a web app shows it: no paths or addresses, downloads in place of files, a pause when the page is gone.
 
     It begins with a sketch of 128 px. A kernel has one playground: the next closes the last. `close` ends its threads.
@@ -71,8 +75,16 @@ class Playground:
         network: str | VGG = "auto",
         alpha: float = 1.0,
         beta: float = 10.0,
+        colour: str = "style",
+        content_loss: str = "features",
+        style_loss: str = "gram",
         app: bool = False,
     ):
+        self._kinds = {
+            "colour": checks.one_of("colour", colour, COLOURS),
+            "content_loss": checks.one_of("content_loss", content_loss, CONTENT_LOSSES),
+            "style_loss": checks.one_of("style_loss", style_loss, STYLE_LOSSES),
+        }
         sources = {"content": content, "style": style}
         self._images = {name: _load(source) for name, source in sources.items()}
         self._names = {
@@ -95,6 +107,7 @@ class Playground:
             threaded=self._threaded,
             alpha=alpha,
             beta=beta,
+            **self._kinds,
         )
         self.panel = Panel(self._names, size, steps, alpha, beta, app=app, ticking=not self._threaded)
         weakref.finalize(self, _close, self.panel.box).atexit = False
@@ -423,7 +436,7 @@ class Playground:
     def _code(self, shown: Snapshot) -> str:
         expressions = (_expression(name, self._names[name], image) for name, image in self._images.items())
         network = self.painter.network
-        settings = {"network": network.name if isinstance(network, VGG) else network}
+        settings = {"network": network.name if isinstance(network, VGG) else network} | self._kinds
         return self.painter.story.code(*expressions, settings, shown.step)
 
     def _keep(self, suffix: str, write: Callable[[Path, Story, Snapshot], Path]) -> Path | None:

@@ -34,6 +34,31 @@ def without_momentum(loss, x, steps, learning_rate, momentum):
     return x
 
 
+def kept_on_the_way(network, image, layers, keep=lambda x: x):
+    x, kept = nst.preprocess(image), {}
+    for name, module in network.named_children():
+        x = module(x)
+        if name in layers:
+            kept[name] = keep(x)
+        if len(kept) == len(layers):
+            return kept
+
+
+def clamped_in_the_search(loss, start, steps):
+    x = start.clone().requires_grad_()
+    lbfgs = torch.optim.LBFGS([x], max_iter=steps, max_eval=steps, line_search_fn="strong_wolfe")
+
+    def closure():
+        x.data.clamp_(0, 1)
+        lbfgs.zero_grad()
+        value = loss(x)
+        value.backward()
+        return value
+
+    lbfgs.step(closure)
+    return x.detach()
+
+
 WRONG = {
     "1.1": [1.0, (255 - 0.485) / 0.229, 0.229],
     "1.2": [
@@ -100,8 +125,38 @@ WRONG = {
         lambda a, b: (a.mean() - b.mean()) ** 2,
         lambda a, b: (a.mean() - b.mean()) ** 2 + (a.std() - b.std()) ** 2,
     ],
-    "10.3": [lambda: 2 * (torch.ones(1, 2, 4, 4),), lambda: (torch.ones(1, 2, 4, 4), torch.zeros(1, 2, 4, 4))],
+    "10.3": [
+        lambda: (torch.ones(1, 2, 4, 4), -torch.ones(1, 2, 4, 4)),
+        lambda: 2 * (torch.ones(1, 2, 4, 4),),
+        lambda: (torch.ones(1, 2, 4, 4), torch.zeros(1, 2, 4, 4)),
+    ],
     "10.4": ["a", "b"],
+    "14.1": [lambda array: torch.from_numpy(array).permute(2, 0, 1)[None] / 255],
+    "14.2": [lambda network, image, layers: network(image, layers)],
+    "14.3": [
+        kept_on_the_way,
+        lambda *args: kept_on_the_way(*args, torch.Tensor.detach),
+        lambda *args: kept_on_the_way(*args, lambda x: x.detach().clone()),
+    ],
+    "14.4": [
+        lambda model: torch.optim.Adam(model.parameters(), lr=0.02),
+        lambda model: torch.optim.Adam([model.image], lr=0.02),
+        lambda model: torch.optim.Adam([model.network.requires_grad_(False) and model.image]),
+    ],
+    "14.5": [
+        lambda array: (nst.load_image(array, None), torch.from_numpy(array[None, None, :, :, 3])),
+        lambda array: (nst.load_image(array[..., :3] * array[..., 3:], None), nst.load_transparent(array, None)[1]),
+    ],
+    "14.6": [
+        lambda F: F.flatten(2) @ F.flatten(2).mT,
+        lambda F: nst.gram_matrix(F) / F.shape[1],
+        lambda F: nst.gram_matrix(F) / len(F),
+    ],
+    "14.7": [
+        clamped_in_the_search,
+        lambda *args: clamped_in_the_search(*args).clamp(0, 1),
+        lambda loss, start, steps: start,
+    ],
 }
 
 
@@ -126,7 +181,7 @@ def test_every_check_belongs_to_an_exercise_and_its_solution():
     assert asked == NUMBERS == list(cells_that_check(ROOT / "notebooks" / "99_solutions.ipynb")) == list(WRONG)
     for path in COURSE:
         own = [number for number in NUMBERS if number.split(".")[0] == str(int(path.name[:2]))]
-        assert 3 <= len(own) <= 5
+        assert 3 <= len(own) <= (7 if "gallery" in path.name else 5)
         text = path.read_text("utf-8")
         assert all(f"**{number} " in text for number in own)
 

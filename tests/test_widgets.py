@@ -1,5 +1,6 @@
 """The playground without a page; `test_browser` has the pages."""
 
+import dataclasses
 import gc
 import io
 import subprocess
@@ -322,6 +323,18 @@ class TestPlayground:
         names = {"content_image": images[0], "style_image": images[1]}
         exec(playground.show_code(), names)
         assert torch.equal(names["image"], playground.shown.image)
+
+    def test_kinds_of_colour_and_loss(self, playground, images, vgg16):
+        with pytest.raises(ValueError, match=r"colour is one of style, .+'luminance_yiq'"):
+            Playground(*images, network=vgg16, colour="luminance_yik")
+        assert playground.painter.state != "closed"
+        kinds = {"colour": "luminance_yiq", "content_loss": "self_similarity", "style_loss": "mean_std"}
+        other = settled(Playground(*images, network=vgg16, **kinds))
+        assert dataclasses.asdict(other.painter.run.problem.kinds).items() > kinds.items()
+        names = {"content_image": images[0], "style_image": images[1]}
+        exec(other.show_code(), names)
+        assert torch.equal(names["image"], other.shown.image)
+        other.close()
 
     def test_errors_are_shown(self, playground):
         settled(playground)
