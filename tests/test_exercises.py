@@ -137,6 +137,7 @@ WRONG = {
         kept_on_the_way,
         lambda *args: kept_on_the_way(*args, torch.Tensor.detach),
         lambda *args: kept_on_the_way(*args, lambda x: x.detach().clone()),
+        lambda *args: kept_on_the_way(*args, lambda x: x.detach().clone().requires_grad_()),
     ],
     "14.4": [
         lambda model: torch.optim.Adam(model.parameters(), lr=0.02),
@@ -146,6 +147,7 @@ WRONG = {
     "14.5": [
         lambda array: (nst.load_image(array, None), torch.from_numpy(array[None, None, :, :, 3])),
         lambda array: (nst.load_image(array[..., :3] * array[..., 3:], None), nst.load_transparent(array, None)[1]),
+        lambda array: (nst.load_image(array[..., :3], None), nst.load_transparent(array, None)[1]),
     ],
     "14.6": [
         lambda F: F.flatten(2) @ F.flatten(2).mT,
