@@ -100,9 +100,7 @@ class TestAsWritten:
             assert (path.parent / link).exists(), link
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in NOTEBOOKS if re.match("0[1-57-9]|1", path.name)], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", COURSE, ids=lambda path: path.stem)
 class TestCourse:
     """By papermill, from a folder of one's own."""
 

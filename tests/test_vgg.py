@@ -86,7 +86,10 @@ class TestGetFeatures:
         network = nst.VGG("vgg16", pooling="l2")
         maps = nst.get_features(picture(33, 40), network, ["relu1_2", "pool1"])
         windows = maps["relu1_2"][..., :32, :].unfold(2, 2, 2).unfold(3, 2, 2)
-        torch.testing.assert_close(maps["pool1"], windows.square().mean((4, 5)).sqrt(), atol=2e-3, rtol=1e-3)
+        root = windows.square().mean((4, 5)).sqrt()
+        assert (maps["pool1"] - root).abs().max() <= 1e-3 + 1e-6  # of 1e-6 under the root, at 0
+        large = root > 0.1
+        torch.testing.assert_close(maps["pool1"][large], root[large], atol=0, rtol=1e-4)
 
     @pytest.mark.parametrize("padding", ["zeros", "reflect", "replicate"])
     def test_padding(self, vgg16, picture, padding):
