@@ -22,8 +22,8 @@ from torch.nn.functional import conv2d
 
 import nst_helpers as nst
 from benchmarks.plain_loop import PlainLoop, build
-from nst_helpers.direct import fused_convolution_works
 from nst_helpers.engine import pick_engine
+from nst_helpers.engine.direct import fused_convolution_works
 from nst_helpers.images import resize
 from nst_helpers.losses import content_loss, gram_loss, total_loss
 from nst_helpers.optimise import CONTENT_LAYER, STYLE_WEIGHTS

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .by_hand import ByHand
 from .colours import COLOURS
 from .engine import Plain
+from .engine.by_hand import ByHand
 from .images import fitted, resize, scaled
 from .losses import total_loss
 from .masks import masks_of, parts_of, resize_mask

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .by_hand import ByHand
 from .colours import COLOURS
 from .engine import Plain, pick_engine
+from .engine.by_hand import ByHand
 from .images import resize
 from .objective import Evaluation, Finish, Kinds, Problem, Settings
 from .optimisers import LBFGS, OPTIMISERS, Adam

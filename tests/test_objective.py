@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nst_helpers as nst
-from nst_helpers import winograd
+from nst_helpers.engine import winograd
 from nst_helpers.masks import find_regions
 from nst_helpers.style_losses import STYLE_LOSSES
 from nst_helpers.styles import Region, Style

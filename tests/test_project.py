@@ -96,7 +96,7 @@ class TestDependencies:
     def test_what_the_package_imports_is_declared(self):
         known = {"PIL": "pillow", "imageio_ffmpeg": "imageio-ffmpeg", "IPython": "ipywidgets"}
         for_notebooks = PROJECT["optional-dependencies"]["notebooks"]
-        for path in (ROOT / "nst_helpers").glob("*.py"):
+        for path in (ROOT / "nst_helpers").rglob("*.py"):
             in_notebooks = path.stem in ("demo", "app", "widgets", "controls")
             declared = PROJECT["dependencies"] + (for_notebooks if in_notebooks else [])
             for module in re.findall(r"^\s*(?:import|from) (\w+)", path.read_text("utf-8"), flags=re.M):

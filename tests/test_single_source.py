@@ -110,7 +110,7 @@ def test_every_numerical_helper_meets_an_assertion():
     ],
 )
 def test_tables_stand_in_one_place(what, home):
-    modules = [*(ROOT / "nst_helpers").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    modules = [*(ROOT / "nst_helpers").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
     texts = {path.name: path.read_text("utf-8") for path in [*modules, *(ROOT / "notebooks").glob("*.py")]}
     texts |= {path.name: "\n".join(code(path)) for path in NOTEBOOKS}
     assert [name for name, text in texts.items() if re.search(what, text)] == [home]

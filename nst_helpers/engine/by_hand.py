@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, max_unpool2d, pad
 
-from .masks import Part
-from .vgg import VGG, l2_pool2d
+from ..masks import Part
+from ..vgg import VGG, l2_pool2d
+from .plain import Maps, bordered
 
 # What a gate does: see `kernels`, which has these numbers in its own file, since its compiled code is kept by that.
 OPEN, RELU, MAX, AVERAGE = range(4)
@@ -17,8 +18,6 @@ ROWS = 4096  # positions that a Gram matrix sums in one product, before it goes 
 FORWARD = {torch.bfloat16: torch.float32}  # the format of the forward pass, where it is not that of the gradient:
 # bfloat16's eight bits cost a gradient nothing, but after 300 evaluations a painting ends 3 % worse by them
 ROUGH_FROM = 3  # the block from which on a rough forward pass is in the gradient's format all the same
-
-Maps = dict[str, Tensor]
 
 
 class Stage(NamedTuple):
@@ -249,12 +248,6 @@ def _moments(rows: Tensor, asked: Asked, layer: str) -> Tensor:
             gram = bordered(gram, total[None] / len(chosen))
         moments.append(gram)
     return torch.cat(moments)
-
-
-def bordered(gram: Tensor, mean: Tensor) -> Tensor:
-    """Return (R, C + 1, C + 1): Gram matrices (R, C, C) with the means (R, C) as a last row and column, and a 1."""
-    top = torch.cat([gram, mean[:, :, None]], 2)
-    return torch.cat([top, torch.cat([mean, torch.ones_like(mean[:, :1])], 1)[:, None]], 1)
 
 
 def _positions(tape: Tape, layer: str) -> Tensor | int:
