@@ -24,7 +24,7 @@ lab: $(INSTALLED)  ## JupyterLab on the notebooks
 	$(BIN)/python -m jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb
 
 app: $(INSTALLED)  ## the playground as a web app
-	$(BIN)/python -m nst_helpers.app
+	$(BIN)/python -m nst_helpers.widgets.app
 
 lint: $(INSTALLED)  ## ruff over modules and notebooks
 	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .

@@ -2,16 +2,15 @@
 
 import sys
 import time
-from pathlib import Path
 
 import papermill
 
-ROOT = Path(__file__).resolve().parents[1]
+from .images import PROJECT
 
 
 def main() -> None:
     """Run notebooks/00_quickstart.ipynb and leave the painting, its grid and the executed notebook in outputs/."""
-    notebook, outputs = ROOT / "notebooks" / "00_quickstart.ipynb", ROOT / "outputs"
+    notebook, outputs = PROJECT / "notebooks" / "00_quickstart.ipynb", PROJECT / "outputs"
     if not notebook.exists():
         sys.exit(f"{notebook} is missing: the demo runs in a clone of the project")
     outputs.mkdir(exist_ok=True)
@@ -20,7 +19,7 @@ def main() -> None:
         notebook,
         outputs / notebook.name,
         parameters={"network": "auto", "size": 512, "output": str(outputs / "quickstart.jpg")},
-        cwd=ROOT,
+        cwd=PROJECT,
         progress_bar=False,
         stdout_file=sys.stdout,  # what the notebook prints, its progress bar too, shows here as it comes
         coalesce_streams=True,  # and the bar leaves no trace in the executed notebook

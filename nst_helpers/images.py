@@ -20,6 +20,7 @@ from .download import stream
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of ImageNet's training pictures, by channel, in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
+PROJECT = Path(__file__).parents[1]  # the folder of a clone, where data/ and notebooks/ lie
 MIN_SIDE = 16  # VGG halves a picture four times before conv5_1
 MAX_PIXELS = 178_000_000  # where Pillow, too, suspects a decompression bomb
 MAX_BYTES = 50_000_000  # of a picture from an address
@@ -157,7 +158,7 @@ def find_picture(name: str | os.PathLike) -> str | Path:
     """Return where a picture is: addresses and paths that exist as given, other paths in the project's folder."""
     if "://" in str(name) or Path(name).expanduser().exists():
         return name
-    return Path(__file__).parent.parent / name
+    return PROJECT / name
 
 
 def load_image(source, size: int | None = 512) -> Tensor:

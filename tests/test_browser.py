@@ -311,7 +311,7 @@ def test_looks(opened):
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     folder = tmp_path_factory.mktemp("app")
-    with serving(folder, "nst_helpers.app", "--no-browser") as served:
+    with serving(folder, "nst_helpers.widgets.app", "--no-browser") as served:
         yield served
 
 

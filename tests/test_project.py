@@ -97,7 +97,7 @@ class TestDependencies:
         known = {"PIL": "pillow", "imageio_ffmpeg": "imageio-ffmpeg", "IPython": "ipywidgets"}
         for_notebooks = PROJECT["optional-dependencies"]["notebooks"]
         for path in (ROOT / "nst_helpers").rglob("*.py"):
-            in_notebooks = path.stem in ("demo", "app", "widgets", "controls")
+            in_notebooks = path.stem == "demo" or path.parent.name == "widgets"
             declared = PROJECT["dependencies"] + (for_notebooks if in_notebooks else [])
             for module in re.findall(r"^\s*(?:import|from) (\w+)", path.read_text("utf-8"), flags=re.M):
                 if module not in {*sys.stdlib_module_names, "nst_helpers"}:  # story.py writes code

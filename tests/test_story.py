@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import nst_helpers as nst
-from nst_helpers import chart, story
-from nst_helpers.story import Story
+from nst_helpers.widgets import chart
+from nst_helpers.widgets import history as story
+from nst_helpers.widgets.history import Story
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from conftest import ROOT
 from jupyter_client.manager import start_new_kernel
 
 import nst_helpers as nst
-from nst_helpers import painter as painters
-from nst_helpers import widgets
-from nst_helpers.painter import Painter
 from nst_helpers.widgets import Playground
+from nst_helpers.widgets import painter as painters
+from nst_helpers.widgets import playground as widgets
+from nst_helpers.widgets.painter import Painter
 
 
 @pytest.fixture

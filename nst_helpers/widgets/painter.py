@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from .optimise import StyleTransfer
-from .story import Snapshot, Story
-from .vgg import VGG, load_vgg
+from ..optimise import StyleTransfer
+from ..vgg import VGG, load_vgg
+from .history import Snapshot, Story
 
 MORE = 30  # steps added when something is changed after the last
 STEERED = ("alpha", "beta", "tv_weight", "style_weights", "optimiser", "learning_rate")

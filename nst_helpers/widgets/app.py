@@ -1,4 +1,4 @@
-"""`python -m nst_helpers.app`: the playground as a web app, for people who want no code. It takes Voilà's options."""
+"""`python -m nst_helpers.widgets.app`: the playground as a web app, without code; it takes Voilà's options."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 from voila.app import main as voila
 
-from .controls import PROJECT
+from ..images import PROJECT
 
 CODE = "from nst_helpers.widgets import Playground\n\nplayground = Playground(app=True)\nplayground"
 SERVER = [

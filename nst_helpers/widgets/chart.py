@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from .story import Mark, Point
+from .history import Mark, Point
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 240, 46, 76, 34, 30
 CURVES = {"total": "#3f8fe0", "content": "#e0822f", "style": "#35a35a"}  # seen on white and on black alike

@@ -24,20 +24,20 @@ from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from . import checks
-from .animation import save_animation
+from .. import checks
+from ..animation import save_animation
+from ..colours import COLOURS
+from ..images import PROJECT, find_picture, load_image, resize, save_image
+from ..optimisers import OPTIMISERS
+from ..plots import show_grid
+from ..provenance import recipe_of
+from ..schedules import coarse_to_fine
+from ..style_losses import CONTENT_LOSSES, STYLE_LOSSES
+from ..vgg import VGG
 from .chart import loss_chart
-from .colours import COLOURS
-from .controls import BEAT, KEEP, OWN, PROJECT, SIZES, Panel, crop, figure, stylised
-from .images import find_picture, load_image, resize, save_image
-from .optimisers import OPTIMISERS
+from .history import Snapshot, Story
 from .painter import Painter, keep_calling
-from .plots import show_grid
-from .provenance import recipe_of
-from .schedules import coarse_to_fine
-from .story import Snapshot, Story
-from .style_losses import CONTENT_LOSSES, STYLE_LOSSES
-from .vgg import VGG
+from .panel import BEAT, KEEP, OWN, SIZES, Panel, crop, figure, stylised
 
 SKETCH, SKETCH_STEPS = 128, 25  # px and steps of the sketch that follows any change of pictures
 PAUSE = 0.2  # seconds from one frame to the next, at least

@@ -4,18 +4,17 @@ import base64
 import io
 import math
 from html import escape
-from pathlib import Path
 
 import ipywidgets as W
 from torch import Tensor
 
-from .images import to_pil
-from .optimise import STYLE_WEIGHTS
-from .optimisers import OPTIMISERS
+from ..images import PROJECT, to_pil
+from ..optimise import STYLE_WEIGHTS
+from ..optimisers import OPTIMISERS
 
 SIZES = (128, 192, 256, 384, 512, 768, 1024)
 STARTS = {"the photograph, recoloured": "recoloured", "the photograph": "content", "noise": "noise"}
-PROJECT = Path(__file__).parent.parent
+
 FRAME = 512  # px of the longest side of a picture as shown, at most
 OWN = "your own"
 BEAT = 2  # seconds between the signs of life of a web app's page
