@@ -9,7 +9,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from .animation import save_animation
 from .colours import recolour
 from .engine import pick_engine
-from .images import deprocess, find_picture, load_image, preprocess, save_image, settings_from_png, to_pil
+from .files.weights import WeightsError
+from .images import (
+    deprocess,
+    find_picture,
+    load_image,
+    load_transparent,
+    preprocess,
+    save_image,
+    settings_from_png,
+    to_pil,
+)
 from .losses import content_loss, gram_matrix, style_loss, total_loss, total_variation_loss
 from .masks import feathered, find_regions, load_mask
 from .optimise import CONTENT_LAYER, STYLE_WEIGHTS, StyleTransfer, transfer
@@ -17,9 +27,7 @@ from .plots import show_grid, show_images, show_losses, show_source
 from .recipes import convert, presets
 from .saved_styles import load_style, save_style
 from .styles import Region, Style
-from .transparency import load_transparent
 from .vgg import VGG, get_features, load_vgg, receptive_fields
-from .weights import WeightsError
 
 __all__ = [
     "CONTENT_LAYER",

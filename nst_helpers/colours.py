@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from . import checks
+from . import validate
 
 FAINTEST = 1e-5  # variance that every direction of colour is taken to have: a grey picture has none in two of them
 TURNS = 20  # rotations of the colour space in which histograms are matched
@@ -49,7 +49,7 @@ def recolour(image: Tensor, like: Tensor, method: str = "symmetric") -> Tensor:
 
     Clipping shifts mean and covariance a little where colours leave the range.
     """
-    checks.one_of("method", method, RECOLOURINGS)
+    validate.one_of("method", method, RECOLOURINGS)
     colours, wanted = (picture.detach().cpu()[0].flatten(1).double() for picture in (image, like))
     return RECOLOURINGS[method](colours, wanted).view(image.shape).to(image).clamp(0, 1)
 
@@ -134,7 +134,7 @@ SPACES = {"yiq": (to_yiq, from_yiq), "oklab": (to_oklab, from_oklab)}
 
 def luminance(image: Tensor, space: str = "yiq") -> Tensor:
     """Return a grey image (1, 3, H, W) that is as light as this one: Y of "yiq", or L of "oklab" made grey again."""
-    there, back = SPACES[checks.one_of("space", space, SPACES)]
+    there, back = SPACES[validate.one_of("space", space, SPACES)]
     light = there(image)
     light[:, 1:] = 0
     return back(light).clamp(0, 1)
@@ -142,7 +142,7 @@ def luminance(image: Tensor, space: str = "yiq") -> Tensor:
 
 def with_colours_of(image: Tensor, like: Tensor, space: str = "yiq") -> Tensor:
     """Return the image's luminance with the colours of another of the same shape, clipped to [0, 1]."""
-    there, back = SPACES[checks.one_of("space", space, SPACES)]
+    there, back = SPACES[validate.one_of("space", space, SPACES)]
     if image.shape != like.shape:
         raise ValueError(f"shapes differ: {tuple(image.shape)}, {tuple(like.shape)}")
     return back(torch.cat([there(image)[:, :1], there(like)[:, 1:]], 1)).clamp(0, 1)

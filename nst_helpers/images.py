@@ -1,11 +1,8 @@
 """Pictures in and out. Inside the toolkit an image is a (1, 3, H, W) float32 tensor with values in [0, 1]."""
 
 import contextlib
-import io
 import json
-import math
 import os
-import warnings
 from collections.abc import Iterator
 from numbers import Integral
 from pathlib import Path
@@ -15,17 +12,17 @@ import torch
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from .download import stream
+from .files.reading import as_array, bands_of, float_bands, read
+from .validate import check_image, warn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of ImageNet's training pictures, by channel, in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PROJECT = Path(__file__).parents[1]  # the folder of a clone, where data/ and notebooks/ lie
 MIN_SIDE = 16  # VGG halves a picture four times before conv5_1
-MAX_PIXELS = 178_000_000  # where Pillow, too, suspects a decompression bomb
-MAX_BYTES = 50_000_000  # of a picture from an address
+FAINT = 0.05  # opacity up to which a pixel's own colour is not to be trusted
 RECIPE = "nst_recipe"  # the key under which a PNG holds it
-_OVERSHOOT = 0.1  # how far outside [0, 1] a value may lie before it is called a mistake
 
 
 # ---------------------------------------------------------------------------------------------- the network's input
@@ -57,22 +54,6 @@ def deprocess(normalised: Tensor) -> Tensor:
 
 def channels(values: tuple[float, float, float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device).view(3, 1, 1)
-
-
-def check_image(image: Tensor, name: str = "image") -> None:
-    """Raise a ValueError unless the image is (..., 3, H, W), floating point, finite, and not clearly outside [0, 1]."""
-    if image.ndim < 3 or image.shape[-3] != 3 or not image.is_floating_point():
-        raise ValueError(f"{name}: a float tensor (..., 3, H, W) is meant, not {image.dtype} {tuple(image.shape)}")
-    low, high = (value.item() for value in image.detach().aminmax())
-    _check_range(low, high, name)
-
-
-def _check_range(low: float, high: float, name: str) -> None:
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"{name}: holds values that are not finite (NaN or infinity)")
-    if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
-        cause = "divide by 255" if low >= 0 and high > 10 else "was it normalised already (preprocess applied twice)?"
-        raise ValueError(f"{name}: values from {low:.3g} to {high:.3g} where [0, 1] is meant; {cause}")
 
 
 # ------------------------------------------------------------------------------------------------------------ saving
@@ -183,7 +164,7 @@ def load_image(source, size: int | None = 512) -> Tensor:
     name, source = read(source)
     if size is not None and (not isinstance(size, Integral) or size < MIN_SIDE):
         raise ValueError(f"size is the longest side in whole pixels, at least {MIN_SIDE}, not {size!r}")
-    bands = _bands(source, name)
+    bands = bands_of(source, name)
     width, height = bands[0].size
     if not width or not height:
         raise ValueError(f"{name}: zero-sized ({width}×{height} px)")
@@ -194,9 +175,50 @@ def load_image(source, size: int | None = 512) -> Tensor:
     return _tensor(bands)
 
 
+def load_transparent(source, size: int | None = 512) -> tuple[Tensor, Tensor]:
+    """Return a picture without its transparency, (1, 3, H, W) in [0, 1], and the mask of what is there, (1, 1, H, W).
+
+    Args:
+        source, size: as `load_image` takes them; what has no transparency has a mask of 1.
+
+    Where nothing is there, the colours of what is nearest go on, so that no background shines through at the edges;
+    `load_image` puts white there, which a painting spreads as a halo. Give the mask to a `Region` to take the style of
+    nothing else, and to `save_image` to have the transparency back. Raises what `load_image` raises, and ValueError
+    where nothing is there at all.
+    """
+    name, source = read(source)
+    if isinstance(source, Image.Image):
+        array = np.asarray(ImageOps.exif_transpose(source).convert("RGBA"))
+    else:
+        array = as_array(source, name)
+    array = array.astype(np.float32) / (255 if array.dtype == np.uint8 else 1)
+    if array.ndim == 2:
+        array = np.stack([array] * 3, axis=2)
+    alpha = array[:, :, 3:] if array.shape[2] == 4 else np.ones_like(array[:, :, :1])
+    if not alpha.any():
+        raise ValueError(f"{name}: nothing is there, all is transparent")
+    planes = np.concatenate([array[:, :, :3] * alpha, alpha], 2)
+    bands = [Image.fromarray(np.ascontiguousarray(planes[:, :, band])) for band in range(4)]
+    if size is not None:
+        bands = resized_bands(bands, *fitted(*array.shape[:2], size, name))
+    planes = torch.from_numpy(np.stack([np.asarray(band) for band in bands]))[None]
+    return _filled(planes[:, :3], planes[:, 3:]), planes[:, 3:].clamp(0, 1)
+
+
+def _filled(colours: Tensor, alpha: Tensor) -> Tensor:
+    """Return colours, given multiplied by alpha, divided by it; where that is 0, means of what is around."""
+    here = colours / alpha.clamp_min(1e-6)
+    seen = alpha > FAINT
+    if bool(seen.all()) or alpha.numel() == 1:
+        return here.clamp(0, 1)
+    half = [-(-side // 2) for side in alpha.shape[2:]]
+    wide = _filled(adaptive_avg_pool2d(colours, half), adaptive_avg_pool2d(alpha, half))
+    return torch.where(seen, here, interpolate(wide, alpha.shape[2:], mode="bilinear")).clamp(0, 1)
+
+
 def resize(image: Tensor, height: int, width: int) -> Tensor:
     """Return a (1, 3, H, W) image in [0, 1] resized to (1, 3, height, width), with a Lanczos filter, on its device."""
-    return _tensor(resized_bands(_float_bands(image[0].permute(1, 2, 0)), height, width)).to(image.device)
+    return _tensor(resized_bands(float_bands(image[0].permute(1, 2, 0)), height, width)).to(image.device)
 
 
 def scaled(height: int, width: int, size: int) -> tuple[int, int]:
@@ -212,112 +234,12 @@ def fitted(height: int, width: int, size: int, name: str = "image") -> tuple[int
     new_height, new_width = scaled(height, width, size)
     _check_sides(new_width, new_height, name)
     if size > max(height, width):
-        warnings.warn(f"{name}: enlarged from {width}×{height} to {new_width}×{new_height} px", stacklevel=4)
+        warn(f"{name}: enlarged from {width}×{height} to {new_width}×{new_height} px")
     return new_height, new_width
 
 
 def resized_bands(bands: list[Image.Image], height: int, width: int) -> list[Image.Image]:
     return [band.resize((width, height), Image.Resampling.LANCZOS) for band in bands]
-
-
-def read(source):
-    """The source's name for messages, and an opened PIL image, an array or a tensor."""
-    if isinstance(source, Image.Image):
-        return "<PIL image>", source
-    if isinstance(source, Tensor | np.ndarray):
-        return f"<{type(source).__name__}>", source
-    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-        return source, _open(io.BytesIO(b"".join(stream(source, MAX_BYTES))), source)
-    if isinstance(source, bytes | bytearray | memoryview):
-        return "<bytes>", _open(io.BytesIO(source), "<bytes>")
-    if hasattr(source, "read"):
-        name = str(getattr(source, "name", "<file>"))
-        content = source.read()
-        if isinstance(content, str):
-            raise TypeError(f"{name}: a file opened as text; open it with mode 'rb'")
-        return name, _open(io.BytesIO(content), name)
-    if isinstance(source, str | os.PathLike):
-        path = Path(source).expanduser()
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: no such file")
-        if path.is_dir():
-            raise IsADirectoryError(f"{path}: a folder, not an image")
-        return str(path), _open(io.BytesIO(path.read_bytes()), path)
-    raise TypeError(
-        f"a picture is a path, address, bytes, file, PIL image, array or tensor, not {type(source).__name__}"
-    )
-
-
-def _open(file: io.BytesIO, name) -> Image.Image:
-    if not file.getbuffer().nbytes:
-        raise ValueError(f"{name}: zero-sized (an empty file)")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # at half of MAX_PIXELS
-            picture = Image.open(file)
-        megapixels = picture.width * picture.height / 1e6
-    except Image.DecompressionBombError:
-        megapixels = math.inf
-    except Exception as error:
-        raise ValueError(f"{name}: not an image that can be read") from error
-    if megapixels > MAX_PIXELS / 1e6:
-        raise ValueError(f"{name}: over {MAX_PIXELS / 1e6:.0f} megapixels")
-    return picture
-
-
-def _bands(source, name: str) -> list[Image.Image]:
-    """Red, green and blue as single-band PIL images: 8-bit ("L"), or float32 ("F") with values in [0, 1]."""
-    if not isinstance(source, Image.Image):
-        array = as_array(source, name)
-        if array.dtype != np.uint8 or 0 in array.shape:
-            return _float_bands(array, name)
-        source = Image.fromarray(array)
-    try:
-        picture = ImageOps.exif_transpose(source)
-        if picture.mode[0] in "IF":  # 16-bit and 32-bit greyscale
-            return _float_bands(as_array(np.asarray(picture), name), name)
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        return list(picture.convert("RGB").split())
-    except (OSError, SyntaxError, EOFError) as error:
-        raise ValueError(f"{name}: truncated or damaged ({error})") from error
-
-
-def as_array(source, name: str) -> np.ndarray:
-    """(H, W), (H, W, 3) or (H, W, 4): uint8, or float32 in [0, 1]."""
-    if isinstance(source, Tensor):
-        tensor = source.detach().cpu()
-        tensor = tensor[0] if tensor.ndim == 4 and len(tensor) == 1 else tensor
-        if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
-            raise ValueError(f"{name}: (1, 3, H, W), (3, H, W) or (1, H, W) is meant, not {tuple(source.shape)}")
-        source = (tensor if tensor.dtype != torch.bfloat16 else tensor.float()).permute(1, 2, 0).numpy()
-    if source.ndim == 3 and source.shape[2] == 1:
-        source = source[:, :, 0]
-    if not (source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))):
-        raise ValueError(f"{name}: an array is (H, W), (H, W, 3) or (H, W, 4), not {source.shape}")
-    if source.dtype == np.uint8 or source.dtype == bool:
-        return np.ascontiguousarray(source).astype(np.uint8) * (255 if source.dtype == bool else 1)
-    if source.dtype == np.int32 and source.size and source.min() >= 0 and source.max() < 2**16:  # Pillow's mode "I"
-        source = source.astype(np.uint16)
-    if source.dtype.kind == "u" and source.dtype.itemsize == 2:  # either byte order
-        return source.astype(np.float32) / 65535
-    if source.dtype.kind != "f":
-        raise ValueError(f"{name}: an array holds uint8, uint16, bool or floats in [0, 1], not {source.dtype}")
-    if source.size:
-        _check_range(float(source.min()), float(source.max()), name)
-    return source.astype(np.float32)
-
-
-def _float_bands(array, name: str = "") -> list[Image.Image]:
-    array = np.asarray(array.detach().cpu() if isinstance(array, Tensor) else array, dtype=np.float32)
-    if 0 in array.shape:
-        raise ValueError(f"{name}: zero-sized {array.shape}")
-    if array.ndim == 2:
-        array = np.stack([array] * 3, axis=2)
-    if array.shape[2] == 4:
-        array = array[:, :, :3] * array[:, :, 3:] + 1 - array[:, :, 3:]
-    return [Image.fromarray(np.ascontiguousarray(array[:, :, band])) for band in range(3)]
 
 
 def _check_sides(width: int, height: int, name: str) -> None:

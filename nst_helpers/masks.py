@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, interpolate, normalize, pad
 
-from . import checks
+from . import validate
 from .images import load_image
 from .vgg import VGG, get_features, poolings_before
 
@@ -27,12 +27,12 @@ def load_mask(source, size: int | None = 512) -> Tensor:
 
     Raises what `load_image` raises, and ValueError for a mask that covers nothing.
     """
-    return checks.mask(str(source)[:80], load_image(source, size).mean(1, keepdim=True))
+    return validate.mask(str(source)[:80], load_image(source, size).mean(1, keepdim=True))
 
 
 def feathered(mask: Tensor, radius: float) -> Tensor:
     """Return a mask (1, 1, H, W) with soft edges: blurred by a Gaussian with a standard deviation of `radius` px."""
-    radius = checks.number("radius", radius)
+    radius = validate.number("radius", radius)
     if radius == 0:
         return mask
     reach = min(max(1, round(3 * radius)), min(mask.shape[2:]) - 1)
@@ -56,7 +56,7 @@ def find_regions(image: Tensor, n: int, *, network: VGG | None = None, layer: st
     By k-means (Lloyd 1982), begun as k-means++ does (Arthur and Vassilvitskii 2007). Raises ValueError where there are
     fewer different colours or features than n.
     """
-    image = checks.picture("image", image).cpu()
+    image = validate.picture("image", image).cpu()
     if not (isinstance(n, int) and n >= 2):
         raise ValueError(f"n is a whole number, at least 2, not {n!r}")
     if network is None:

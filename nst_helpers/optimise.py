@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from . import checks
+from . import validate
 from .colours import COLOURS
 from .engine import Plain, pick_engine
 from .engine.by_hand import ByHand
+from .files.progress import progress_bar
 from .images import resize
 from .objective import Evaluation, Finish, Kinds, Problem, Settings
 from .optimisers import LBFGS, OPTIMISERS, Adam
-from .progress import progress_bar
 from .provenance import recipe_of
 from .schedules import QUALITIES, coarse_to_fine, steps_by_size
 from .starts import start_image
@@ -90,7 +90,7 @@ class _Number:
         return self if run is None else run.__dict__[self.name]
 
     def __set__(self, run, value):
-        run.__dict__[self.name] = checks.number(self.name, value)
+        run.__dict__[self.name] = validate.number(self.name, value)
 
 
 class _Weights:
@@ -109,7 +109,7 @@ class _Weights:
         known = getattr(run.problem, self.layers)
         if not weights or not set(weights) <= set(known):
             raise ValueError(f"{self.name} holds some of {', '.join(known)}, not {', '.join(weights)}")
-        run.__dict__[self.name] = tuple((layer, checks.number(layer, weight)) for layer, weight in weights.items())
+        run.__dict__[self.name] = tuple((layer, validate.number(layer, weight)) for layer, weight in weights.items())
 
 
 class StyleTransfer:
@@ -203,20 +203,20 @@ class StyleTransfer:
         self.optimiser = optimiser
         if learning_rate is not None:
             self.learning_rate = learning_rate
-        self.content_image = checks.picture("content_image", content_image)
+        self.content_image = validate.picture("content_image", content_image)
         self.regions = as_regions(style_image)
         kinds = Kinds(
-            checks.one_of("content_loss", content_loss, CONTENT_LOSSES),
-            checks.one_of("style_loss", style_loss, STYLE_LOSSES),
-            checks.one_of("blend", blend, BLENDS),
-            checks.one_of("tv", tv, TV_NAMES),
-            checks.one_of("colour", colour, COLOURS),
+            validate.one_of("content_loss", content_loss, CONTENT_LOSSES),
+            validate.one_of("style_loss", style_loss, STYLE_LOSSES),
+            validate.one_of("blend", blend, BLENDS),
+            validate.one_of("tv", tv, TV_NAMES),
+            validate.one_of("colour", colour, COLOURS),
         )
         self.sizes = tuple(sizes) if sizes is not None else coarse_to_fine(*content_image.shape[2:])
-        checks.one_of("quality", quality, QUALITIES)
+        validate.one_of("quality", quality, QUALITIES)
         self.steps = steps_by_size(steps, self.sizes, QUALITIES[quality])
         self.alpha, self.beta, self.tv_weight = alpha, beta, tv_weight
-        self.averaging, self.carry = checks.number("averaging", averaging, high=1), carry
+        self.averaging, self.carry = validate.number("averaging", averaging, high=1), carry
         if not isinstance(network, VGG):
             network = load_vgg(network, device=device)
         self.network = network.to(device or network.device)
@@ -236,7 +236,7 @@ class StyleTransfer:
         self.start, self.noise = QUALITIES[quality].start if start is None else start, noise
         self.state = State(start_image(self.start, self._objective, noise, seed), OPTIMISERS[optimiser]())
         if balance is not None:
-            self.beta = self._balanced(checks.number("balance", balance, high=1))
+            self.beta = self._balanced(validate.number("balance", balance, high=1))
 
     # What may be read and set between steps
 
@@ -247,7 +247,7 @@ class StyleTransfer:
 
     @optimiser.setter
     def optimiser(self, name: str) -> None:
-        checks.one_of("optimiser", name, OPTIMISERS)
+        validate.one_of("optimiser", name, OPTIMISERS)
         self._method = name, OPTIMISERS[name].learning_rate
 
     @property
@@ -257,7 +257,7 @@ class StyleTransfer:
 
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
-        self._method = self._method[0], checks.number("learning_rate", rate)
+        self._method = self._method[0], validate.number("learning_rate", rate)
 
     @property
     def settings(self) -> Settings:

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import torch
 
-from . import checks
+from . import validate
 from .preset import Preset
 from .vgg import VGG
 
@@ -72,7 +72,7 @@ _PYTORCH = Preset(
 
 class _Presets(dict):
     def __missing__(self, name):
-        checks.one_of("a preset's name", name, self)  # which raises, with the list
+        validate.one_of("a preset's name", name, self)  # which raises, with the list
 
 
 _TABLE = {

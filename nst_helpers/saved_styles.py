@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import checks
+from . import validate
 from .engine import Plain
 from .images import resize, scaled, written_whole
 from .objective import Kinds, Problem
@@ -43,8 +43,8 @@ def save_style(
         style_loss: a name in `STYLE_LOSSES`, for which it is kept.
     """
     if not isinstance(style, SavedStyle):
-        image = checks.picture("style_image", style)
-        kinds = Kinds(style_loss=checks.one_of("style_loss", style_loss, STYLE_LOSSES))
+        image = validate.picture("style_image", style)
+        kinds = Kinds(style_loss=validate.one_of("style_loss", style_loss, STYLE_LOSSES))
         layers = network.check_layers(style_weights)
         problem = Problem(Plain(network), kinds, image, as_regions(image), layers[:1], layers)
         problem.check(sizes)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import checks
+from . import validate
 from .colours import recolour
 from .images import resize
 from .objective import Objective
@@ -39,8 +39,8 @@ def start_image(start: str | Tensor, objective: Objective, noise: float, seed: i
     shape = objective.content_image.shape
     white = torch.rand(*shape, generator=torch.Generator().manual_seed(seed)).to(objective.content_image)
     if isinstance(start, Tensor):
-        image = resize(checks.picture("start", start), *shape[2:]).to(white)
+        image = resize(validate.picture("start", start), *shape[2:]).to(white)
     else:
-        image = STARTS[checks.one_of("start, where it is no image,", start, STARTS)](objective, white)
-    noise = checks.number("noise", noise, high=1)
+        image = STARTS[validate.one_of("start, where it is no image,", start, STARTS)](objective, white)
+    noise = validate.number("noise", noise, high=1)
     return torch.lerp(image, white, noise) if noise else image

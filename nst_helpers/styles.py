@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from . import checks
+from . import validate
 from .images import resize
 from .style_losses import STYLE_LOSSES
 
@@ -46,7 +46,7 @@ class SavedStyle:
 
         Raises ValueError where they were not saved with the same network, loss, sizes and layers.
         """
-        share = checks.number("share", share, high=1)
+        share = validate.number("share", share, high=1)
         other.check(self.network, self.style_loss)
         shapes = [{size: set(saved) for size, saved in style.summaries.items()} for style in (self, other)]
         if shapes[0] != shapes[1]:
@@ -76,9 +76,9 @@ class Style:
 
     def __post_init__(self):
         if not isinstance(self.image, SavedStyle):
-            object.__setattr__(self, "image", checks.picture("style_image", self.image))
-        checks.number("a style's weight", self.weight)
-        checks.number("a style's scale", self.scale, low=0.01)
+            object.__setattr__(self, "image", validate.picture("style_image", self.image))
+        validate.number("a style's weight", self.weight)
+        validate.number("a style's scale", self.scale, low=0.01)
 
     @property
     def picture(self) -> Tensor:
@@ -102,9 +102,9 @@ class Region:
 
     def __post_init__(self):
         if self.mask is not None:
-            object.__setattr__(self, "mask", checks.mask("a region's mask", self.mask))
+            object.__setattr__(self, "mask", validate.mask("a region's mask", self.mask))
         object.__setattr__(self, "styles", _normalised(self.styles))
-        checks.number("a region's weight", self.weight)
+        validate.number("a region's weight", self.weight)
 
     def with_images(self, change: Callable[[Tensor], Tensor]) -> "Region":
         """Return this region with its style images changed; raises ValueError for saved styles, which have none."""

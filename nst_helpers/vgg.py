@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from . import checks
+from . import validate
+from .files.weights import load_weights
 from .images import IMAGENET_STD, channels, preprocess
-from .weights import load_weights
 
 BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # convolutions in each of the five blocks
 CHANNELS = (64, 128, 256, 512, 512)  # of each block's feature maps
@@ -50,9 +50,9 @@ class VGG(nn.Sequential):
     def __init__(self, name: str, pooling: str = "max", padding: str = "zeros", inputs: str = "standardised"):
         super().__init__()
         self.name, self.note = name, ""
-        self.pooling = checks.one_of("pooling", pooling, POOLINGS)
-        self.padding = checks.one_of("padding", padding, PADDINGS)
-        self.inputs = checks.one_of("inputs", inputs, INPUTS)
+        self.pooling = validate.one_of("pooling", pooling, POOLINGS)
+        self.padding = validate.one_of("padding", padding, PADDINGS)
+        self.inputs = validate.one_of("inputs", inputs, INPUTS)
         channels_in = 3
         for block, (convolutions, channels_out) in enumerate(zip(BLOCKS[name], CHANNELS, strict=True), start=1):
             for index in range(1, convolutions + 1):
@@ -102,7 +102,7 @@ class VGG(nn.Sequential):
         layers = [layers] if isinstance(layers, str) else list(layers)
         unknown = [layer for layer in layers if layer not in self._modules]
         if unknown:
-            hint = checks.nearest(unknown[0], self._modules)
+            hint = validate.nearest(unknown[0], self._modules)
             raise ValueError(
                 f"{self.name} has no layer {', '.join(map(repr, unknown))}{hint}; it has {', '.join(self._modules)}"
             )

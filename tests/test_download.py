@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import nst_helpers as nst
-from nst_helpers import download, images
+from nst_helpers.files import download, reading
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_picture_from_an_address(server):
 )
 def test_refusals_name_address_and_reason(server, monkeypatch, path, error, reason):
     monkeypatch.setattr(download, "SILENCE", 0.5)
-    monkeypatch.setattr(images, "MAX_BYTES", 1_000_000)
+    monkeypatch.setattr(reading, "MAX_BYTES", 1_000_000)
     with pytest.raises(error) as caught:
         nst.load_image(server + path)
     assert server + path in str(caught.value)
@@ -76,4 +76,4 @@ def test_nobody_listens():
 
 def test_the_limits_that_users_are_told():
     assert download.SILENCE == 15
-    assert images.MAX_BYTES == 50_000_000
+    assert reading.MAX_BYTES == 50_000_000

@@ -141,6 +141,23 @@ class TestSize:
         assert image.min() == 0
         assert image.max() == 1
 
+    def test_a_warning_points_to_the_line_of_the_caller(self, photo, tmp_path, picture):
+        photo.save(tmp_path / "small.png")
+        calls = [
+            lambda: nst.load_image(photo, size=640),
+            lambda: nst.load_mask(tmp_path / "small.png", 640),
+            lambda: nst.load_transparent(photo, 640),
+            lambda: nst.StyleTransfer(picture(), picture(), network="vgg16", sizes=(80,), device="cpu"),
+            lambda: nst.transfer(
+                picture(), picture(), network="vgg16", sizes=(80,), steps=1, device="cpu", progress=False
+            ),
+        ]
+        for call in calls:
+            with pytest.warns(UserWarning, match="enlarged") as caught:
+                call()
+            line = call.__code__.co_firstlineno
+            assert {(warning.filename, warning.lineno) for warning in caught} == {(__file__, line)}
+
     def test_enlarging_says_so(self, photo):
         with pytest.warns(UserWarning, match=r"<PIL image>: enlarged from 60×40 to 120×80 px"):
             assert nst.load_image(photo, size=120).shape == (1, 3, 80, 120)
@@ -175,6 +192,15 @@ class TestRefusals:
         path = tmp_path / "notes.jpg"
         path.write_text("not a picture at all")
         self.refused(path, ValueError, "notes.jpg", "not an image")
+
+    @pytest.mark.parametrize("format", ["EPS", "PCX", "TGA", "IM", "XBM"])
+    def test_formats_that_nobody_asked_for(self, monkeypatch, format):
+        """Pillow knows many, and to open an EPS it runs the PostScript program inside."""
+        monkeypatch.setattr(
+            "PIL.EpsImagePlugin.Ghostscript", lambda *arguments, **options: pytest.fail("runs PostScript")
+        )
+        source = encoded(Image.new("1" if format == "XBM" else "L", (32, 32)), format)
+        self.refused(source, ValueError, "<bytes>", "not an image that can be read (JPEG, PNG")
 
     def test_empty_file(self, tmp_path):
         path = tmp_path / "empty.png"

@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT
 
 import nst_helpers as nst
-from nst_helpers import weights
+from nst_helpers.files import weights
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COURSE = [path for path in NOTEBOOKS if re.match("0[1-57-9]|1", path.name)]

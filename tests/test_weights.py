@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import nst_helpers as nst
-from nst_helpers import weights
+from nst_helpers.files import weights
 from nst_helpers.vgg import BLOCKS, CHANNELS
 
 

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from .. import checks
+from .. import validate
 from ..animation import save_animation
 from ..colours import COLOURS
 from ..images import PROJECT, find_picture, load_image, resize, save_image
@@ -81,9 +81,9 @@ class Playground:
         app: bool = False,
     ):
         self._kinds = {
-            "colour": checks.one_of("colour", colour, COLOURS),
-            "content_loss": checks.one_of("content_loss", content_loss, CONTENT_LOSSES),
-            "style_loss": checks.one_of("style_loss", style_loss, STYLE_LOSSES),
+            "colour": validate.one_of("colour", colour, COLOURS),
+            "content_loss": validate.one_of("content_loss", content_loss, CONTENT_LOSSES),
+            "style_loss": validate.one_of("style_loss", style_loss, STYLE_LOSSES),
         }
         sources = {"content": content, "style": style}
         self._images = {name: _load(source) for name, source in sources.items()}

@@ -1,12 +1,15 @@
 """Refusals, each saying what was meant."""
 
 import math
+import sys
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 from torch import Tensor
 
-from .images import check_image
+_OVERSHOOT = 0.1  # how far outside [0, 1] a value may lie before it is called a mistake
 
 
 def number(name: str, value, low: float = 0.0, high: float = math.inf) -> float:
@@ -52,3 +55,27 @@ def mask(name: str, mask) -> Tensor:
     if high == 0:
         raise ValueError(f"{name} covers nothing")
     return mask.detach().float()
+
+
+def check_image(image: Tensor, name: str = "image") -> None:
+    """Raise a ValueError unless the image is (..., 3, H, W), floating point, finite, and not clearly outside [0, 1]."""
+    if image.ndim < 3 or image.shape[-3] != 3 or not image.is_floating_point():
+        raise ValueError(f"{name}: a float tensor (..., 3, H, W) is meant, not {image.dtype} {tuple(image.shape)}")
+    low, high = (value.item() for value in image.detach().aminmax())
+    value_range(low, high, name)
+
+
+def value_range(low: float, high: float, name: str) -> None:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{name}: holds values that are not finite (NaN or infinity)")
+    if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
+        cause = "divide by 255" if low >= 0 and high > 10 else "was it normalised already (preprocess applied twice)?"
+        raise ValueError(f"{name}: values from {low:.3g} to {high:.3g} where [0, 1] is meant; {cause}")
+
+
+def warn(message: str) -> None:
+    """Warn of something, at the line outside this package that called into it."""
+    package, level, frame = str(Path(__file__).parent), 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
