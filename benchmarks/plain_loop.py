@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from nst_helpers.images import IMAGENET_MEAN, IMAGENET_STD
-from nst_helpers.optimise import CONTENT_LAYER, STYLE_WEIGHTS
+from nst_helpers.losses import CONTENT_LAYER, STYLE_WEIGHTS
 from nst_helpers.vgg import VGG
 
 

@@ -20,9 +20,17 @@ from .images import (
     settings_from_png,
     to_pil,
 )
-from .losses import content_loss, gram_matrix, style_loss, total_loss, total_variation_loss
+from .losses import (
+    CONTENT_LAYER,
+    STYLE_WEIGHTS,
+    content_loss,
+    gram_matrix,
+    style_loss,
+    total_loss,
+    total_variation_loss,
+)
 from .masks import feathered, find_regions, load_mask
-from .optimise import CONTENT_LAYER, STYLE_WEIGHTS, StyleTransfer, transfer
+from .optimise import StyleTransfer, transfer
 from .plots import show_grid, show_images, show_losses, show_source
 from .recipes import convert, presets
 from .saved_styles import load_style, save_style

@@ -14,11 +14,12 @@ from .colours import COLOURS
 from .engine import Plain
 from .engine.by_hand import ByHand
 from .images import fitted, resize, scaled
-from .losses import total_loss
+from .losses.content import CONTENT_LOSSES
+from .losses.gatys import total_loss
+from .losses.style import MOST, STYLE_LOSSES
+from .losses.total_variation import variation
 from .masks import masks_of, parts_of, resize_mask
-from .style_losses import CONTENT_LOSSES, MOST, STYLE_LOSSES
 from .styles import Region, SavedStyle, Style
-from .total_variation import variation
 from .vgg import poolings_before
 
 

@@ -14,19 +14,18 @@ from .engine import Plain, pick_engine
 from .engine.by_hand import ByHand
 from .files.progress import progress_bar
 from .images import resize
+from .losses.content import CONTENT_LOSSES
+from .losses.gatys import CONTENT_WEIGHTS, STYLE_WEIGHTS
+from .losses.style import BLENDS, STYLE_LOSSES
+from .losses.total_variation import NAMES as TV_NAMES
 from .objective import Evaluation, Finish, Kinds, Problem, Settings
 from .optimisers import LBFGS, OPTIMISERS, Adam
 from .provenance import recipe_of
 from .schedules import QUALITIES, coarse_to_fine, steps_by_size
 from .starts import start_image
-from .style_losses import BLENDS, CONTENT_LOSSES, STYLE_LOSSES
 from .styles import Region, Style, as_regions
-from .total_variation import NAMES as TV_NAMES
 from .vgg import VGG, load_vgg
 
-CONTENT_LAYER = "relu4_2"
-CONTENT_WEIGHTS = {CONTENT_LAYER: 1.0}
-STYLE_WEIGHTS = {"relu1_1": 20.0, "relu2_1": 1.0, "relu3_1": 0.25, "relu4_1": 1.0, "relu5_1": 5.0}
 ROUGH = 60  # first evaluations at a size that need not be exact: they lead just as far
 JUMP = 2.0  # a loss above so many times the best one is a blow-up
 

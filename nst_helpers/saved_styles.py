@@ -12,9 +12,9 @@ from torch import Tensor
 from . import validate
 from .engine import Plain
 from .images import resize, scaled, written_whole
+from .losses import STYLE_WEIGHTS
+from .losses.style import STYLE_LOSSES
 from .objective import Kinds, Problem
-from .optimise import STYLE_WEIGHTS
-from .style_losses import STYLE_LOSSES
 from .styles import SavedStyle, Style, as_regions
 from .vgg import VGG
 

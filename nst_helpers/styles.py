@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import validate
 from .images import resize
-from .style_losses import STYLE_LOSSES
+from .losses.style import STYLE_LOSSES
 
 
 @dataclass(frozen=True)

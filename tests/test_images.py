@@ -193,7 +193,7 @@ class TestRefusals:
         path.write_text("not a picture at all")
         self.refused(path, ValueError, "notes.jpg", "not an image")
 
-    @pytest.mark.parametrize("format", ["EPS", "PCX", "TGA", "IM", "XBM"])
+    @pytest.mark.parametrize("format", ["EPS", "PCX", "TGA", "XBM"])
     def test_formats_that_nobody_asked_for(self, monkeypatch, format):
         """Pillow knows many, and to open an EPS it runs the PostScript program inside."""
         monkeypatch.setattr(

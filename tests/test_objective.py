@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import nst_helpers as nst
 from nst_helpers.engine import winograd
+from nst_helpers.losses.style import STYLE_LOSSES
 from nst_helpers.masks import find_regions
-from nst_helpers.style_losses import STYLE_LOSSES
 from nst_helpers.styles import Region, Style
 
 WEIGHTS = {"relu1_1": 2.0, "relu2_1": 1.0, "conv3_1": 0.5}

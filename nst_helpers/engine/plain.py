@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..losses import gram_matrix
+from ..losses.gatys import gram_matrix
 from ..masks import Part
 from ..vgg import VGG, get_features
 

@@ -9,7 +9,7 @@ import ipywidgets as W
 from torch import Tensor
 
 from ..images import PROJECT, to_pil
-from ..optimise import STYLE_WEIGHTS
+from ..losses import STYLE_WEIGHTS
 from ..optimisers import OPTIMISERS
 
 SIZES = (128, 192, 256, 384, 512, 768, 1024)

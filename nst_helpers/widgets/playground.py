@@ -28,11 +28,12 @@ from .. import validate
 from ..animation import save_animation
 from ..colours import COLOURS
 from ..images import PROJECT, find_picture, load_image, resize, save_image
+from ..losses.content import CONTENT_LOSSES
+from ..losses.style import STYLE_LOSSES
 from ..optimisers import OPTIMISERS
 from ..plots import show_grid
 from ..provenance import recipe_of
 from ..schedules import coarse_to_fine
-from ..style_losses import CONTENT_LOSSES, STYLE_LOSSES
 from ..vgg import VGG
 from .chart import loss_chart
 from .history import Snapshot, Story

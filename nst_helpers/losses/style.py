@@ -1,4 +1,4 @@
-"""Other ways than Gram matrices to compare two pictures' styles, and than features to compare their contents.
+"""Style losses: Gram matrices, and other statistics of feature maps.
 
 Each compares one layer; `StyleTransfer` adds the layers up with their weights. A style's `summary` is all that is kept
 of it: it can be saved, and those of several styles be blended.
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, normalize
 
-from .losses import content_loss, gram_distance
+from .gatys import gram_distance
 
 MOST = 4096  # positions that are compared each with each; feature maps are averaged down to about so many
 RIDGE = 1e-4  # variance that every direction of features is taken to have
@@ -139,19 +139,19 @@ class Nearest(Gram):
     needs = "maps"
 
     def summary(self, given: Tensor, mask: Tensor | None, thin: int) -> Tensor:
-        rows, weights = _thinned(given, mask, thin)
+        rows, weights = thinned(given, mask, thin)
         return normalize(rows[:, weights > 0.5 * weights.max()], dim=0)[None]
 
     def blend(self, summaries: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
         raise ValueError('nearest features of several styles are not blended: take blend="losses"')
 
     def distance(self, given: Tensor, target: Tensor, mask: Tensor | None, thin: int) -> Tensor:
-        rows, weights = _thinned(given, mask, thin)
+        rows, weights = thinned(given, mask, thin)
         nearest = (normalize(rows, dim=0).T @ target[0]).max(1).values
         return ((1 - nearest) * weights).sum() / weights.sum()
 
 
-def _thinned(maps: Tensor, mask: Tensor | None, thin: int) -> tuple[Tensor, Tensor]:
+def thinned(maps: Tensor, mask: Tensor | None, thin: int) -> tuple[Tensor, Tensor]:
     """Return features (C, n), averaged over thin × thin positions, and the weight of each."""
     thin = max(1, min(thin, *maps.shape[2:]))
     mask = torch.ones_like(maps[:, :1]) if mask is None else mask
@@ -166,27 +166,4 @@ STYLE_LOSSES = {
     "nearest": Nearest(),
 }
 
-
 BLENDS = ("statistics", "losses")
-
-
-def self_similarity_loss(target_maps: Tensor, content_maps: Tensor, thin: int = 1) -> Tensor:
-    """Return how differently the features of two pictures resemble each other, place by place, a scalar.
-
-    Args:
-        target_maps, content_maps: (1, C, H', W').
-        thin: the side in positions that is averaged into one.
-
-    D_ij = 1 − cos(F_i, F_j), each column divided by its mean; then mean |D − D'| (Kolkin et al. 2019, times
-    n², so that the number of places n does not matter). Colours and textures may change; what resembles what may not.
-    """
-
-    def distances(maps: Tensor) -> Tensor:
-        features = normalize(_thinned(maps, None, thin)[0], dim=0)
-        D = 1 - features.T @ features
-        return D / D.mean(0).clamp_min(1e-6)
-
-    return (distances(target_maps) - distances(content_maps)).abs().mean()
-
-
-CONTENT_LOSSES = {"features": lambda F, P, thin: content_loss(F, P), "self_similarity": self_similarity_loss}

@@ -1,12 +1,30 @@
-"""Total variation as published programs measure it; ours is `losses.total_variation_loss`."""
+"""Total variation: ours, and as published programs measure it."""
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .losses import total_variation_loss
-from .vgg import VGG
+from ..vgg import VGG
+
+
+def total_variation_loss(image: Tensor, power: int = 1) -> Tensor:
+    """Return mean |difference to the right neighbour|ᵖ + mean |difference to the lower neighbour|ᵖ, a scalar.
+
+    Args:
+        image: (B, C, H, W), at least two pixels a side.
+        power: p; 1 keeps edges sharp and flattens what lies between, 2 blurs both.
+
+    Each mean is over its own differences, B·C·H·(W−1) and B·C·(H−1)·W, so that it does not depend on the size.
+    With 1, the anisotropic form of Rudin, Osher and Fatemi 1992; other implementations take sums.
+    """
+    if image.ndim != 4 or min(image.shape[-2:]) < 2:
+        raise ValueError(f"an image here is (B, C, H, W) with H and W at least 2, not {tuple(image.shape)}")
+    if power not in (1, 2):
+        raise ValueError(f"power is 1 or 2, not {power!r}")
+    measure = torch.abs if power == 1 else torch.square
+    return measure(image.diff(dim=3)).mean() + measure(image.diff(dim=2)).mean()
 
 
 def _differences(image: Tensor) -> tuple[Tensor, Tensor]:

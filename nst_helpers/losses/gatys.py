@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
+
+CONTENT_LAYER = "relu4_2"
+CONTENT_WEIGHTS = {CONTENT_LAYER: 1.0}
+STYLE_WEIGHTS = {"relu1_1": 20.0, "relu2_1": 1.0, "relu3_1": 0.25, "relu4_1": 1.0, "relu5_1": 5.0}
 
 
 def gram_matrix(feature_maps: Tensor) -> Tensor:
@@ -78,24 +81,6 @@ def gram_distance(target_gram: Tensor, style_gram: Tensor, layer: str = "a layer
             f"{layer}: Gram matrices differ in shape: {tuple(target_gram.shape)}, {tuple(style_gram.shape)}"
         )
     return (target_gram - style_gram).square().mean() / 4
-
-
-def total_variation_loss(image: Tensor, power: int = 1) -> Tensor:
-    """Return mean |difference to the right neighbour|ᵖ + mean |difference to the lower neighbour|ᵖ, a scalar.
-
-    Args:
-        image: (B, C, H, W), at least two pixels a side.
-        power: p; 1 keeps edges sharp and flattens what lies between, 2 blurs both.
-
-    Each mean is over its own differences, B·C·H·(W−1) and B·C·(H−1)·W, so that it does not depend on the size.
-    With 1, the anisotropic form of Rudin, Osher and Fatemi 1992; other implementations take sums.
-    """
-    if image.ndim != 4 or min(image.shape[-2:]) < 2:
-        raise ValueError(f"an image here is (B, C, H, W) with H and W at least 2, not {tuple(image.shape)}")
-    if power not in (1, 2):
-        raise ValueError(f"power is 1 or 2, not {power!r}")
-    measure = torch.abs if power == 1 else torch.square
-    return measure(image.diff(dim=3)).mean() + measure(image.diff(dim=2)).mean()
 
 
 def total_loss(c_loss: Tensor, s_loss: Tensor, alpha: float, beta: float) -> Tensor:
