@@ -6,8 +6,8 @@ import os
 # notebooks, a notebook and its browser) make each other several times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from .animation import save_animation
-from .colours import recolour
+
+from .colors import recolour
 from .engine import pick_engine
 from .files.weights import WeightsError
 from .images import (
@@ -30,11 +30,11 @@ from .losses import (
     total_variation_loss,
 )
 from .masks import feathered, find_regions, load_mask
-from .optimise import StyleTransfer, transfer
-from .plots import show_grid, show_images, show_losses, show_source
-from .recipes import convert, presets
+from .plots import save_animation, show_grid, show_images, show_losses, show_source
+from .presets import convert, presets
 from .saved_styles import load_style, save_style
 from .styles import Region, Style
+from .transfer import StyleTransfer, transfer
 from .vgg import VGG, get_features, load_vgg, receptive_fields
 
 __all__ = [

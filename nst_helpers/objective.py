@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .colours import COLOURS
+from .colors import COLOURS
 from .engine import Plain
 from .engine.by_hand import ByHand
 from .images import fitted, resize, scaled

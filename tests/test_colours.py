@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import nst_helpers as nst
-from nst_helpers import colours
+from nst_helpers import colors as colours
 
 
 def moments(image):

@@ -8,7 +8,8 @@ import torch
 from torch.nn.functional import conv2d, cosine_similarity, max_pool2d
 
 import nst_helpers as nst
-from nst_helpers import engine, optimise
+from nst_helpers import engine
+from nst_helpers import transfer as optimise
 from nst_helpers.engine import by_hand, direct, kernels, pick_engine, winograd
 from nst_helpers.masks import parts_of
 

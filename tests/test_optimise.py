@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import nst_helpers as nst
-from nst_helpers import optimise, vgg
-from nst_helpers.optimisers import LBFGS, Adam
-from nst_helpers.schedules import QUALITIES, coarse_to_fine
+from nst_helpers import transfer as optimise
+from nst_helpers import vgg
+from nst_helpers.optimizers import LBFGS, Adam
+from nst_helpers.schedule import QUALITIES, coarse_to_fine
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from torch.nn.functional import conv2d, max_pool2d
 
 import nst_helpers as nst
 from nst_helpers import vgg
-from nst_helpers.recipes import convert, presets
+from nst_helpers.presets import convert, presets
 
 MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 1, 1)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..optimise import Record, StyleTransfer
+from ..transfer import Record, StyleTransfer
 
 SNAPSHOTS, SNAPSHOT_BYTES = 60, 100_000_000  # at most; beyond, every second one goes
 POINTS = 600  # of the loss curves at most; beyond, every second one goes

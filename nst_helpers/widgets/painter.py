@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from ..optimise import StyleTransfer
+from ..transfer import StyleTransfer
 from ..vgg import VGG, load_vgg
 from .history import Snapshot, Story
 

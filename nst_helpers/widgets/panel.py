@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..images import PROJECT, to_pil
 from ..losses import STYLE_WEIGHTS
-from ..optimisers import OPTIMISERS
+from ..optimizers import OPTIMISERS
 
 SIZES = (128, 192, 256, 384, 512, 768, 1024)
 STARTS = {"the photograph, recoloured": "recoloured", "the photograph": "content", "noise": "noise"}

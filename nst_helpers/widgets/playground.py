@@ -25,15 +25,14 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from .. import validate
-from ..animation import save_animation
-from ..colours import COLOURS
+from ..colors import COLOURS
 from ..images import PROJECT, find_picture, load_image, resize, save_image
 from ..losses.content import CONTENT_LOSSES
 from ..losses.style import STYLE_LOSSES
-from ..optimisers import OPTIMISERS
-from ..plots import show_grid
+from ..optimizers import OPTIMISERS
+from ..plots import save_animation, show_grid
 from ..provenance import recipe_of
-from ..schedules import coarse_to_fine
+from ..schedule import coarse_to_fine
 from ..vgg import VGG
 from .chart import loss_chart
 from .history import Snapshot, Story

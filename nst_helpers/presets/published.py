@@ -1,14 +1,8 @@
-"""Published recipes as data, and the α and β of one in the terms of another."""
+"""The table of published parameters, and nothing but the table: what each field means is said in `preset`."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 
-import torch
-
-from . import validate
 from .preset import Preset
-from .vgg import VGG
 
 RELU_1 = dict.fromkeys(("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"), 1.0)
 FIFTHS = dict.fromkeys(RELU_1, 0.2)
@@ -68,14 +62,7 @@ _PYTORCH = Preset(
         "it clamps inside the closure, under L-BFGS' feet, and counts 320 evaluations as 300",
     ),
 )
-
-
-class _Presets(dict):
-    def __missing__(self, name):
-        validate.one_of("a preset's name", name, self)  # which raises, with the list
-
-
-_TABLE = {
+PUBLISHED = {
     "nst": Preset(
         "this toolkit",
         CONTENT,
@@ -243,38 +230,3 @@ _TABLE = {
         notes=(_UNSAID, "α, β and the layers' weights are the learner's to choose: those of classic_adam here"),
     ),
 }
-presets: Mapping[str, Preset] = MappingProxyType(_Presets(_TABLE))
-
-
-def convert(
-    preset: str | Preset,
-    to: str | Preset,
-    alpha: float | None = None,
-    beta: float | None = None,
-    height: int = 512,
-    width: int = 512,
-) -> tuple[float, float]:
-    """Return the α and β of one recipe in the terms of another.
-
-    Args:
-        preset, to: names in `presets`, or recipes of your own; "nst" is the toolkit.
-        alpha, beta: to be converted; default the recipe's own.
-        height, width: of the picture in pixels, on which recipes that take sums depend.
-
-    Exact where the two differ by the same factor in every layer. Where they do not (other layers, other weights,
-    other powers of C), the factors' sums over the layers are what is kept equal. Where a recipe was made for other
-    weights than torchvision's, the formulas are converted, and not what those networks make of a picture.
-
-    Raises ValueError for unknown names, and for recipes with another style loss.
-    """
-    preset, to = (given if isinstance(given, Preset) else presets[given] for given in (preset, to))
-    if preset.style_loss != to.style_loss:
-        raise ValueError(f"β of {preset.style_loss} and of {to.style_loss} style losses cannot be converted")
-    with torch.device("meta"):
-        network = VGG("vgg19")
-    (content, style), (to_content, to_style) = (
-        [sum(part.values()) for part in recipe.coefficients(network, height, width)] for recipe in (preset, to)
-    )
-    alpha = preset.alpha if alpha is None else alpha
-    beta = preset.beta if beta is None else beta
-    return alpha * content / to_content, beta * style / to_style

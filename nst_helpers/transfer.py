@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import validate
-from .colours import COLOURS
+from .colors import COLOURS
 from .engine import Plain, pick_engine
 from .engine.by_hand import ByHand
 from .files.progress import progress_bar
@@ -19,10 +19,9 @@ from .losses.gatys import CONTENT_WEIGHTS, STYLE_WEIGHTS
 from .losses.style import BLENDS, STYLE_LOSSES
 from .losses.total_variation import NAMES as TV_NAMES
 from .objective import Evaluation, Finish, Kinds, Problem, Settings
-from .optimisers import LBFGS, OPTIMISERS, Adam
+from .optimizers import LBFGS, OPTIMISERS, Adam
 from .provenance import recipe_of
-from .schedules import QUALITIES, coarse_to_fine, steps_by_size
-from .starts import start_image
+from .schedule import QUALITIES, coarse_to_fine, start_image, steps_by_size
 from .styles import Region, Style, as_regions
 from .vgg import VGG, load_vgg
 

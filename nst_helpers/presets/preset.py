@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from .images import scaled
-from .vgg import VGG, load_vgg, poolings_before
+from ..images import scaled
+from ..vgg import VGG, load_vgg, poolings_before
 
 
 @dataclass(frozen=True)
