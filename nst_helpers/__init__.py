@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-from .colors import recolour
+from .colors import recolor
 from .engine import pick_engine
 from .files.weights import WeightsError
 from .images import (
@@ -62,7 +62,7 @@ __all__ = [
     "preprocess",
     "presets",
     "receptive_fields",
-    "recolour",
+    "recolor",
     "save_animation",
     "save_image",
     "save_style",

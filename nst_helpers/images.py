@@ -21,7 +21,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of ImageNet's training pictures, by cha
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PROJECT = Path(__file__).parents[1]  # the folder of a clone, where data/ and notebooks/ lie
 MIN_SIDE = 16  # VGG halves a picture four times before conv5_1
-FAINT = 0.05  # opacity up to which a pixel's own colour is not to be trusted
+FAINT = 0.05  # opacity up to which a pixel's own color is not to be trusted
 RECIPE = "nst_recipe"  # the key under which a PNG holds it
 
 
@@ -43,13 +43,13 @@ def preprocess(image: Tensor) -> Tensor:
     return (image - channels(IMAGENET_MEAN, image)) / channels(IMAGENET_STD, image)
 
 
-def deprocess(normalised: Tensor) -> Tensor:
-    """Return the image in [0, 1] that `preprocess` turned into `normalised`, the exact inverse: nothing is clipped.
+def deprocess(normalized: Tensor) -> Tensor:
+    """Return the image in [0, 1] that `preprocess` turned into `normalized`, the exact inverse: nothing is clipped.
 
     Args:
-        normalised: (..., 3, H, W), RGB, floating point, mean 0 and standard deviation 1 over ImageNet.
+        normalized: (..., 3, H, W), RGB, floating point, mean 0 and standard deviation 1 over ImageNet.
     """
-    return normalised * channels(IMAGENET_STD, normalised) + channels(IMAGENET_MEAN, normalised)
+    return normalized * channels(IMAGENET_STD, normalized) + channels(IMAGENET_MEAN, normalized)
 
 
 def channels(values: tuple[float, float, float], like: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def save_image(
 
     Args:
         image: (1, 3, H, W) or (3, H, W) in [0, 1].
-        path: ends in .png (lossless), .jpg or .jpeg (quality 95, full colour resolution), or .webp (quality 95).
+        path: ends in .png (lossless), .jpg or .jpeg (quality 95, full color resolution), or .webp (quality 95).
             Missing folders are made.
         recipe: what is embedded in a PNG for `settings_from_png`: `Result.recipe`, or anything that JSON can hold.
         mask: (1, 1, H, W), how opaque it is, from `load_transparent`; JPEG has no transparency.
@@ -151,7 +151,7 @@ def load_image(source, size: int | None = 512) -> Tensor:
         size: the longest side in pixels, reached with a Lanczos filter at the same aspect ratio; None keeps the
             picture's own. A smaller picture is enlarged with a warning.
 
-    Rotation in EXIF is applied. Greyscale, palette, 16-bit (scaled, not clipped), CMYK and transparent (over white)
+    Rotation in EXIF is applied. Grayscale, palette, 16-bit (scaled, not clipped), CMYK and transparent (over white)
     pictures become RGB. Of an animation the first frame is taken.
 
     Raises:
@@ -181,7 +181,7 @@ def load_transparent(source, size: int | None = 512) -> tuple[Tensor, Tensor]:
     Args:
         source, size: as `load_image` takes them; what has no transparency has a mask of 1.
 
-    Where nothing is there, the colours of what is nearest go on, so that no background shines through at the edges;
+    Where nothing is there, the colors of what is nearest go on, so that no background shines through at the edges;
     `load_image` puts white there, which a painting spreads as a halo. Give the mask to a `Region` to take the style of
     nothing else, and to `save_image` to have the transparency back. Raises what `load_image` raises, and ValueError
     where nothing is there at all.
@@ -205,14 +205,14 @@ def load_transparent(source, size: int | None = 512) -> tuple[Tensor, Tensor]:
     return _filled(planes[:, :3], planes[:, 3:]), planes[:, 3:].clamp(0, 1)
 
 
-def _filled(colours: Tensor, alpha: Tensor) -> Tensor:
-    """Return colours, given multiplied by alpha, divided by it; where that is 0, means of what is around."""
-    here = colours / alpha.clamp_min(1e-6)
+def _filled(colors: Tensor, alpha: Tensor) -> Tensor:
+    """Return colors, given multiplied by alpha, divided by it; where that is 0, means of what is around."""
+    here = colors / alpha.clamp_min(1e-6)
     seen = alpha > FAINT
     if bool(seen.all()) or alpha.numel() == 1:
         return here.clamp(0, 1)
     half = [-(-side // 2) for side in alpha.shape[2:]]
-    wide = _filled(adaptive_avg_pool2d(colours, half), adaptive_avg_pool2d(alpha, half))
+    wide = _filled(adaptive_avg_pool2d(colors, half), adaptive_avg_pool2d(alpha, half))
     return torch.where(seen, here, interpolate(wide, alpha.shape[2:], mode="bilinear")).clamp(0, 1)
 
 

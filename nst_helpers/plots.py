@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .images import to_pil, written_whole
 
-GIF_COLOURS = 128  # of a GIF, which can have 256 at most
+GIF_COLORS = 128  # of a GIF, which can have 256 at most
 
 
 def show_grid(
@@ -59,8 +59,8 @@ def show_losses(history: Iterable) -> Figure:
         ax.plot(steps, values, style, label=label)
     for before, record in pairwise(history):
         if record.size != before.size:
-            ax.axvline(record.iteration, color="grey", linestyle=":")
-            ax.text(record.iteration, 1.01, f" {record.size} px", transform=ax.get_xaxis_transform(), color="grey")
+            ax.axvline(record.iteration, color="gray", linestyle=":")
+            ax.text(record.iteration, 1.01, f" {record.size} px", transform=ax.get_xaxis_transform(), color="gray")
     ax.set(xlabel="evaluations", ylabel="loss", yscale="log")
     ax.legend()
     plt.close(figure)
@@ -68,16 +68,16 @@ def show_losses(history: Iterable) -> Figure:
 
 
 def show_images(
-    images: Sequence[Tensor], titles: Sequence[str], columns: int | None = None, colours: str = "gray"
+    images: Sequence[Tensor], titles: Sequence[str], columns: int | None = None, colors: str = "gray"
 ) -> Figure:
-    """Return a figure with images and maps in rows, each as it is: no pixel is blended with its neighbours.
+    """Return a figure with images and maps in rows, each as it is: no pixel is blended with its neighbors.
 
     Args:
         images: images, (1, 3, H, W) or (3, H, W) in [0, 1]; and maps, (H, W), of any values, drawn from their least
             (or 0, if that is less) to their largest.
         titles: one for each.
         columns: how many in a row; default all.
-        colours: matplotlib's colour map for maps.
+        colors: matplotlib's color map for maps.
     """
     columns = columns or len(images)
     rows = -(-len(images) // columns)
@@ -92,7 +92,7 @@ def show_images(
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_color("lightgrey")
         if image.ndim == 2:
-            ax.imshow(image.detach().cpu(), cmap=colours, vmin=min(0.0, image.min().item()), interpolation="nearest")
+            ax.imshow(image.detach().cpu(), cmap=colors, vmin=min(0.0, image.min().item()), interpolation="nearest")
         else:
             ax.imshow(to_pil(image), interpolation="nearest" if image.shape[-1] < 64 else None)
         ax.set_title(title, fontsize=10)
@@ -101,7 +101,7 @@ def show_images(
 
 
 class Source(str):
-    """Python source that a notebook shows in colours."""
+    """Python source that a notebook shows in colors."""
 
     def _repr_markdown_(self) -> str:
         return f"```python\n{self}```"
@@ -118,7 +118,7 @@ def save_animation(images: Iterable[Tensor], path: str | os.PathLike, frames_per
     Args:
         images: (1, 3, H, W) or (3, H, W) in [0, 1]. All are resized to the last one's size, in MP4 less one row or
             column where that is odd, which the format cannot hold. The last stays for two seconds.
-        path: ends in .gif (loops; one palette of 128 colours for all frames) or .mp4 (H.264). Missing folders are
+        path: ends in .gif (loops; one palette of 128 colors for all frames) or .mp4 (H.264). Missing folders are
             made.
         frames_per_second: above 0; a GIF rounds the time of a frame to hundredths of a second.
 
@@ -145,7 +145,7 @@ def _write_gif(frames: list[Image.Image], path: Path, frames_per_second: float) 
     together = Image.new("RGB", (width * len(frames), height))
     for place, frame in enumerate(frames):
         together.paste(frame, (place * width, 0))
-    palette = together.quantize(GIF_COLOURS)
+    palette = together.quantize(GIF_COLORS)
     first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     durations = [1000 / frames_per_second] * len(others) + [2000]
     first.save(path, "GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=True)

@@ -19,7 +19,7 @@ from .styles import SavedStyle, Style, as_regions
 from .vgg import VGG
 
 FORMAT = "nst_helpers style 1"
-PALETTE = 64  # px of the longest side of the picture's miniature, which is kept for its colours
+PALETTE = 64  # px of the longest side of the picture's miniature, which is kept for its colors
 LARGEST = 60_000.0  # of a float16
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import validate
-from .colors import recolour
+from .colors import recolor
 from .images import MIN_SIDE, resize
 from .objective import Objective
 
@@ -25,9 +25,9 @@ class Quality(NamedTuple):
 
 
 QUALITIES = {
-    "draft": Quality(30, 15, "recoloured"),
-    "good": Quality(50, 75, "recoloured"),
-    "best": Quality(100, 300, "recoloured"),
+    "draft": Quality(30, 15, "recolored"),
+    "good": Quality(50, 75, "recolored"),
+    "best": Quality(100, 300, "recolored"),
 }
 
 
@@ -55,20 +55,20 @@ def steps_by_size(steps: int | Sequence[int] | None, sizes: tuple[int, ...], qua
     return tuple(steps)
 
 
-def _recoloured(objective: Objective, white: Tensor) -> Tensor:
-    return objective.by_style(lambda style: recolour(objective.content_image, style))
+def _recolored(objective: Objective, white: Tensor) -> Tensor:
+    return objective.by_style(lambda style: recolor(objective.content_image, style))
 
 
-def _style_colours(objective: Objective, white: Tensor) -> Tensor:
-    return objective.by_style(lambda style: recolour(white, style))
+def _style_colors(objective: Objective, white: Tensor) -> Tensor:
+    return objective.by_style(lambda style: recolor(white, style))
 
 
 STARTS: dict[str, Callable[[Objective, Tensor], Tensor]] = {
     "content": lambda objective, white: objective.content_image,
-    "recoloured": _recoloured,  # the content in the style's colours
+    "recolored": _recolored,  # the content in the style's colors
     "noise": lambda objective, white: white,  # uniform, each channel of each pixel by itself
-    "grey": lambda objective, white: torch.full_like(white, 0.5),
-    "style_colours": _style_colours,  # noise with the mean and covariance of the style's colours
+    "gray": lambda objective, white: torch.full_like(white, 0.5),
+    "style_colors": _style_colors,  # noise with the mean and covariance of the style's colors
 }
 
 

@@ -69,7 +69,7 @@ def value_range(low: float, high: float, name: str) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"{name}: holds values that are not finite (NaN or infinity)")
     if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
-        cause = "divide by 255" if low >= 0 and high > 10 else "was it normalised already (preprocess applied twice)?"
+        cause = "divide by 255" if low >= 0 and high > 10 else "was it normalized already (preprocess applied twice)?"
         raise ValueError(f"{name}: values from {low:.3g} to {high:.3g} where [0, 1] is meant; {cause}")
 
 

@@ -22,7 +22,7 @@ NUMERICAL = {
     "load_image",
     "preprocess",
     "receptive_fields",
-    "recolour",
+    "recolor",
     "save_image",
     "style_loss",
     "total_loss",

@@ -58,14 +58,14 @@ class TestPainter:
         assert painter.run.state.settings.beta == 77
 
     def test_steering_outlives_the_run(self, painter):
-        painter.steer(alpha=3.0, optimiser="adam", learning_rate=0.005)
+        painter.steer(alpha=3.0, optimizer="adam", learning_rate=0.005)
         painter.paint((64,), 1, "content")
         painter.wait(60)
-        assert (painter.run.alpha, painter.run.optimiser, painter.run.learning_rate) == (3, "adam", 0.005)
-        painter.steer(optimiser="lbfgs")
+        assert (painter.run.alpha, painter.run.optimizer, painter.run.learning_rate) == (3, "adam", 0.005)
+        painter.steer(optimizer="lbfgs")
         painter.paint((64,), 1, "content")
         painter.wait(60)
-        assert (painter.run.optimiser, painter.run.learning_rate) == ("lbfgs", 1)
+        assert (painter.run.optimizer, painter.run.learning_rate) == ("lbfgs", 1)
 
     def test_steering_after_the_end_paints_on(self, painter):
         painter.paint((64,), 2, "content")
@@ -74,7 +74,7 @@ class TestPainter:
         painter.wait(60)
         assert painter.story.steps == 2 + painters.MORE
 
-    @pytest.mark.parametrize("controls", [{"beta": -1}, {"optimiser": "sgd"}, {"size": 3}])
+    @pytest.mark.parametrize("controls", [{"beta": -1}, {"optimizer": "sgd"}, {"size": 3}])
     def test_nonsense_changes_nothing(self, painter, controls):
         painter.paint((64,), 1, "content")
         painter.wait(60)
@@ -215,15 +215,15 @@ class TestPlayground:
         panel, run = settled(playground).panel, playground.painter.run
         panel.beta.value = 123
         assert run.beta == 123
-        assert panel.stylised.value == pytest.approx(widgets.stylised(1, 123))
-        panel.stylised.value = 0.25
+        assert panel.stylized.value == pytest.approx(widgets.stylized(1, 123))
+        panel.stylized.value = 0.25
         assert (run.alpha, run.beta) == (1, pytest.approx(1))
         panel.tv_weight.value = 7
         panel.weights["relu2_1"].value = 3.5
         assert (run.tv_weight, run.style_weights["relu2_1"]) == (7, 3.5)
         panel.step_size.value = 0.5
-        panel.optimiser.value = "adam"
-        assert (run.optimiser, run.learning_rate) == ("adam", 0.01)
+        panel.optimizer.value = "adam"
+        assert (run.optimizer, run.learning_rate) == ("adam", 0.01)
         settled(playground)
         assert run.state.settings.beta == pytest.approx(1)
 
@@ -324,11 +324,11 @@ class TestPlayground:
         exec(playground.show_code(), names)
         assert torch.equal(names["image"], playground.shown.image)
 
-    def test_kinds_of_colour_and_loss(self, playground, images, vgg16):
-        with pytest.raises(ValueError, match=r"colour is one of style, .+'luminance_yiq'"):
-            Playground(*images, network=vgg16, colour="luminance_yik")
+    def test_kinds_of_color_and_loss(self, playground, images, vgg16):
+        with pytest.raises(ValueError, match=r"color is one of style, .+'luminance_yiq'"):
+            Playground(*images, network=vgg16, color="luminance_yik")
         assert playground.painter.state != "closed"
-        kinds = {"colour": "luminance_yiq", "content_loss": "self_similarity", "style_loss": "mean_std"}
+        kinds = {"color": "luminance_yiq", "content_loss": "self_similarity", "style_loss": "mean_std"}
         other = settled(Playground(*images, network=vgg16, **kinds))
         assert dataclasses.asdict(other.painter.run.problem.kinds).items() > kinds.items()
         names = {"content_image": images[0], "style_image": images[1]}

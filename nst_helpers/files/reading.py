@@ -80,7 +80,7 @@ def bands_of(source, name: str) -> list[Image.Image]:
         source = Image.fromarray(array)
     try:
         picture = ImageOps.exif_transpose(source)
-        if picture.mode[0] in "IF":  # 16-bit and 32-bit greyscale
+        if picture.mode[0] in "IF":  # 16-bit and 32-bit grayscale
             return float_bands(as_array(np.asarray(picture), name), name)
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")

@@ -10,7 +10,7 @@ from ..vgg import VGG
 
 
 def total_variation_loss(image: Tensor, power: int = 1) -> Tensor:
-    """Return mean |difference to the right neighbour|ᵖ + mean |difference to the lower neighbour|ᵖ, a scalar.
+    """Return mean |difference to the right neighbor|ᵖ + mean |difference to the lower neighbor|ᵖ, a scalar.
 
     Args:
         image: (B, C, H, W), at least two pixels a side.
@@ -28,7 +28,7 @@ def total_variation_loss(image: Tensor, power: int = 1) -> Tensor:
 
 
 def _differences(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return differences to the right and to the lower neighbour, where both are there."""
+    """Return differences to the right and to the lower neighbor, where both are there."""
     return image.diff(dim=3)[:, :, :-1], image.diff(dim=2)[:, :, :, :-1]
 
 

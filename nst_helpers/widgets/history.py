@@ -11,7 +11,7 @@ from ..transfer import Record, StyleTransfer
 SNAPSHOTS, SNAPSHOT_BYTES = 60, 100_000_000  # at most; beyond, every second one goes
 POINTS = 600  # of the loss curves at most; beyond, every second one goes
 MARKS = 40  # changes shown on the chart: the latest
-SYMBOLS = {"alpha": "α", "beta": "β", "tv_weight": "TV", "learning_rate": "rate", "optimiser": "", "style_weights": ""}
+SYMBOLS = {"alpha": "α", "beta": "β", "tv_weight": "TV", "learning_rate": "rate", "optimizer": "", "style_weights": ""}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Story:
         step, act = self.steps + 1, self.acts[-1]
         then, now = self._settings, _settings(record)
         changes = {name: value for name, value in now.items() if then.get(name) != value}
-        if "optimiser" in changes:
+        if "optimizer" in changes:
             changes["learning_rate"] = now["learning_rate"]  # setting the one sets the other
         self._settings = now
         new = changes if act.made else now
@@ -177,7 +177,7 @@ def _settings(record: Record) -> dict:
         "beta": settings.beta,
         "tv_weight": settings.tv_weight,
         "style_weights": dict(settings.style_weights),
-        "optimiser": record.optimiser,  # before the learning rate, which it sets
+        "optimizer": record.optimizer,  # before the learning rate, which it sets
         "learning_rate": record.learning_rate,
     }
 
@@ -190,8 +190,8 @@ def _texts(then: dict, changes: dict) -> list[str]:
     for name, value in changes.items():
         if name == "style_weights":
             texts += [f"{layer} {value[layer]:g}" for layer in value if value[layer] != then[name].get(layer)]
-        elif name == "optimiser":
+        elif name == "optimizer":
             texts.append({"lbfgs": "L-BFGS", "adam": "Adam"}[value])
-        elif not (name == "learning_rate" and "optimiser" in changes):
+        elif not (name == "learning_rate" and "optimizer" in changes):
             texts.append(f"{SYMBOLS[name]} {value:.3g}")
     return texts

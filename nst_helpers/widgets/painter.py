@@ -15,7 +15,7 @@ from ..vgg import VGG, load_vgg
 from .history import Snapshot, Story
 
 MORE = 30  # steps added when something is changed after the last
-STEERED = ("alpha", "beta", "tv_weight", "style_weights", "optimiser", "learning_rate")
+STEERED = ("alpha", "beta", "tv_weight", "style_weights", "optimizer", "learning_rate")
 
 
 class Painter:
@@ -62,7 +62,7 @@ class Painter:
         """
         if unknown := set(controls) - set(STEERED):
             raise ValueError(f"{', '.join(unknown)} cannot be steered; {', '.join(STEERED)} can")
-        if "optimiser" in controls:  # which brings its learning rate along
+        if "optimizer" in controls:  # which brings its learning rate along
             controls = {"learning_rate": None} | controls
         self._set(controls)
         self.settings = self.settings | controls
@@ -134,7 +134,7 @@ class Painter:
 
     def _set(self, controls: dict) -> None:
         def assign(values: dict) -> None:
-            for name in STEERED:  # the optimiser before its learning rate
+            for name in STEERED:  # the optimizer before its learning rate
                 if values.get(name) is not None:
                     setattr(self.run, name, values[name])
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..images import PROJECT, to_pil
 from ..losses import STYLE_WEIGHTS
-from ..optimizers import OPTIMISERS
+from ..optimizers import OPTIMIZERS
 
 SIZES = (128, 192, 256, 384, 512, 768, 1024)
-STARTS = {"the photograph, recoloured": "recoloured", "the photograph": "content", "noise": "noise"}
+STARTS = {"the photograph, recolored": "recolored", "the photograph": "content", "noise": "noise"}
 
 FRAME = 512  # px of the longest side of a picture as shown, at most
 OWN = "your own"
@@ -51,14 +51,14 @@ class Panel:
     def __init__(
         self, sources: dict[str, str], size: int, steps: int, alpha: float, beta: float, *, app: bool, ticking: bool
     ):
-        self.stylised = slider("How stylised", stylised(alpha, beta), 0, 1, 0.01)
+        self.stylized = slider("How stylized", stylized(alpha, beta), 0, 1, 0.01)
         self.alpha, alpha_row = log_slider("α, content", alpha, 1e-3, 1e3)
         self.beta, beta_row = log_slider("β, style", beta, 1e-3, 1e5)
         self.tv_weight = slider("Smoothness, TV", 0, 0, 200, 1)
         self.step_size, step_row = log_slider("Step size, ×", 1, 0.1, 10)
         self.weights = layer_weights()
-        self.optimiser = choice("Optimiser", optimisers(), "lbfgs")
-        self.start_choice = choice("Start from", STARTS, "recoloured")
+        self.optimizer = choice("Optimizer", optimizers(), "lbfgs")
+        self.start_choice = choice("Start from", STARTS, "recolored")
         self.size = choice("Size, px", sorted({*SIZES, size}), size)
         self.steps = whole_number("Steps", steps, 1, 2000)
         self.pictures, self.uploads, self.addresses = {}, {}, {}
@@ -90,7 +90,7 @@ class Panel:
             self.status,
             self.trouble,
             row(
-                column(self.stylised, alpha_row, beta_row, self.tv_weight, step_row, self.optimiser),
+                column(self.stylized, alpha_row, beta_row, self.tv_weight, step_row, self.optimizer),
                 column(self.start_choice, self.size, self.steps, *self.weights.values()),
             ),
             row(column(self.chart), column(self.timeline, self.wipe, self.zoom, self.across, self.down)),
@@ -100,8 +100,8 @@ class Panel:
         )
 
 
-def stylised(alpha: float, beta: float) -> float:
-    """Return how stylised, from 0 (β = 0.1 α) to 1 (β = 1000 α), on a logarithmic scale."""
+def stylized(alpha: float, beta: float) -> float:
+    """Return how stylized, from 0 (β = 0.1 α) to 1 (β = 1000 α), on a logarithmic scale."""
     return min(1.0, max(0.0, (math.log10(beta / alpha) + 1) / 4))
 
 
@@ -162,8 +162,8 @@ def column(*widgets, width: str = "300px") -> W.VBox:
     return W.VBox(widgets, layout=W.Layout(flex=f"1 1 {width}", min_width="260px"))
 
 
-def optimisers() -> dict[str, str]:
-    return {{"lbfgs": "L-BFGS", "adam": "Adam"}[name]: name for name in OPTIMISERS}
+def optimizers() -> dict[str, str]:
+    return {{"lbfgs": "L-BFGS", "adam": "Adam"}[name]: name for name in OPTIMIZERS}
 
 
 def layer_weights() -> dict[str, W.BoundedFloatText]:

@@ -25,11 +25,11 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from .. import validate
-from ..colors import COLOURS
+from ..colors import COLORS
 from ..images import PROJECT, find_picture, load_image, resize, save_image
 from ..losses.content import CONTENT_LOSSES
 from ..losses.style import STYLE_LOSSES
-from ..optimizers import OPTIMISERS
+from ..optimizers import OPTIMIZERS
 from ..plots import save_animation, show_grid
 from ..provenance import recipe_of
 from ..schedule import coarse_to_fine
@@ -37,7 +37,7 @@ from ..vgg import VGG
 from .chart import loss_chart
 from .history import Snapshot, Story
 from .painter import Painter, keep_calling
-from .panel import BEAT, KEEP, OWN, SIZES, Panel, crop, figure, stylised
+from .panel import BEAT, KEEP, OWN, SIZES, Panel, crop, figure, stylized
 
 SKETCH, SKETCH_STEPS = 128, 25  # px and steps of the sketch that follows any change of pictures
 PAUSE = 0.2  # seconds from one frame to the next, at least
@@ -55,7 +55,7 @@ class Playground:
         steps: evaluations at that size.
         network: "auto", "vgg16", "vgg19" or a `VGG`.
         alpha, beta: the weights to begin with.
-        colour, content_loss, style_loss: as `StyleTransfer` has them, throughout.
+        color, content_loss, style_loss: as `StyleTransfer` has them, throughout.
         app: as a web app shows it: no paths or addresses, downloads in place of files, a pause when the page is gone.
 
     It begins with a sketch of 128 px. A kernel has one playground: the next closes the last. `close` ends its threads.
@@ -75,13 +75,13 @@ class Playground:
         network: str | VGG = "auto",
         alpha: float = 1.0,
         beta: float = 10.0,
-        colour: str = "style",
+        color: str = "style",
         content_loss: str = "features",
         style_loss: str = "gram",
         app: bool = False,
     ):
         self._kinds = {
-            "colour": validate.one_of("colour", colour, COLOURS),
+            "color": validate.one_of("color", color, COLORS),
             "content_loss": validate.one_of("content_loss", content_loss, CONTENT_LOSSES),
             "style_loss": validate.one_of("style_loss", style_loss, STYLE_LOSSES),
         }
@@ -230,12 +230,12 @@ class Playground:
     def _connect(self) -> None:
         for label, widget in self.panel.buttons.items():
             self._on(widget, lambda self, _, label=label: self._press(label))
-        self._on(self.panel.stylised, Playground._stylise)
+        self._on(self.panel.stylized, Playground._stylize)
         for name in ("alpha", "beta"):
             self._on(getattr(self.panel, name), lambda self, value, name=name: self._weigh(name, value))
         self._on(self.panel.tv_weight, lambda self, value: self.painter.steer(tv_weight=value))
-        for widget in (self.panel.optimiser, self.panel.step_size):
-            self._on(widget, Playground._steer_optimiser)
+        for widget in (self.panel.optimizer, self.panel.step_size):
+            self._on(widget, Playground._steer_optimizer)
         for widget in self.panel.weights.values():
             self._on(widget, Playground._steer_layers)
         self._on(self.panel.size, lambda self, size: self.painter.paint_on(size, self.panel.steps.value))
@@ -279,17 +279,17 @@ class Playground:
         else:
             method()
 
-    def _stylise(self, amount: float) -> None:
-        if not math.isclose(amount, stylised(self.panel.alpha.value, self.panel.beta.value)):
+    def _stylize(self, amount: float) -> None:
+        if not math.isclose(amount, stylized(self.panel.alpha.value, self.panel.beta.value)):
             self.panel.alpha.value, self.panel.beta.value = 1.0, 10 ** (4 * amount - 1)
 
     def _weigh(self, name: str, value: float) -> None:
         self.painter.steer(**{name: value})
-        self.panel.stylised.value = stylised(self.panel.alpha.value, self.panel.beta.value)
+        self.panel.stylized.value = stylized(self.panel.alpha.value, self.panel.beta.value)
 
-    def _steer_optimiser(self, _) -> None:
-        rate = self.panel.step_size.value * OPTIMISERS[self.panel.optimiser.value].learning_rate
-        self.painter.steer(optimiser=self.panel.optimiser.value, learning_rate=rate)
+    def _steer_optimizer(self, _) -> None:
+        rate = self.panel.step_size.value * OPTIMIZERS[self.panel.optimizer.value].learning_rate
+        self.painter.steer(optimizer=self.panel.optimizer.value, learning_rate=rate)
 
     def _steer_layers(self, _) -> None:
         self.painter.steer(style_weights={layer: widget.value for layer, widget in self.panel.weights.items()})
