@@ -3,6 +3,10 @@
 import base64
 import io
 import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
@@ -18,6 +22,10 @@ STARTS = {"the photograph, recoloured": "recoloured", "the photograph": "content
 PROJECT = Path(__file__).parent.parent
 FRAME = 512  # px of the longest side of a picture as shown, at most
 OWN = "your own"
+UPLOAD_MB = 7  # a page sends it in text a third longer, and JupyterLab's server takes 10 MiB
+REST = 0.45  # seconds without a change, after which the reader's hand has left a control
+CROSSING = 5  # seconds within which a message from the page and one to it may have crossed
+UNIT = 0.1  # β/α where "How stylised" is 0
 BEAT = 2  # seconds between the signs of life of a web app's page
 FULL = "calc(100% - 12px)"
 WIDE = {"description_width": "110px"}
@@ -40,25 +48,171 @@ KEEP = {
 }
 
 
+@dataclass(frozen=True)
+class Control:
+    """A setting of `StyleTransfer` that the reader can change while it paints.
+
+    Each row of `CONTROLS` is one. Its widgets, what the painter accepts, what the chart says and what "Show code"
+    records follow from it.
+
+    Args:
+        name: the setting.
+        symbol: what stands before the value on the chart.
+        scale: "log" (a number box and a slider), "linear" (a slider), "number" (a number box) or "choice" (a list).
+        step: of the slider or the number box; on a logarithmic scale in powers of ten.
+        options: {label: value} of a choice.
+        layer: the key in the setting, where that is a dictionary.
+    """
+
+    name: str
+    label: str
+    symbol: str
+    default: float | str
+    scale: str
+    low: float = 0.0
+    high: float = 0.0
+    step: float = 0.02
+    options: Mapping[str, str] = field(default_factory=dict)
+    layer: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name of its value in `Model.values`."""
+        return self.layer or self.name
+
+    def part(self, setting):
+        """Return this control's part of the setting; None if it has none."""
+        return setting.get(self.layer) if self.layer else setting
+
+    def text(self, value: float | str) -> str:
+        """Return a value as the chart shows it."""
+        if self.scale == "choice":
+            return next(label for label, option in self.options.items() if option == value)
+        return f"{self.symbol} {value:.3g}"
+
+    def clamp(self, value: float) -> float:
+        """Return the nearest number in range; the lowest for NaN."""
+        return min(self.high, value) if value >= self.low else self.low
+
+
+CONTROLS = (
+    Control("alpha", "α, content", "α", 1.0, "log", 1e-3, 1e3),
+    Control("beta", "β, style", "β", 10.0, "log", 1e-4, 1e6),  # all that "How stylised" leads to, with any α
+    Control("tv_weight", "Smoothness, TV", "TV", 0.0, "linear", 0, 200, 1),
+    Control("optimiser", "Optimiser", "", "lbfgs", "choice", options={"L-BFGS": "lbfgs", "Adam": "adam"}),
+    Control("learning_rate", "Step size, ×", "rate", 1.0, "log", 0.1, 10),  # times the optimizer's default
+    *(
+        Control("style_weights", layer, layer, weight, "number", 0, 1000, 0.25, layer=layer)
+        for layer, weight in STYLE_WEIGHTS.items()
+    ),
+)
+STEERED = tuple(dict.fromkeys(control.name for control in CONTROLS))  # the optimizer before its learning rate
+
+
+def settings_of(values: Mapping[str, float | str]) -> dict:
+    """Return the settings of `StyleTransfer` that the values of all controls amount to."""
+    settings = {}
+    for control in CONTROLS:
+        if control.layer:
+            settings.setdefault(control.name, {})[control.layer] = values[control.key]
+        else:
+            settings[control.name] = values[control.key]
+    settings["learning_rate"] *= OPTIMISERS[settings["optimiser"]].learning_rate
+    return settings
+
+
+def balance_of(alpha: float, beta: float, unit: float) -> float:
+    """Return how stylized, from 0 (β = unit·α) to 1 (β = 10⁴·unit·α): the inverse of `beta_of`."""
+    ratio = beta / max(alpha * unit, 1e-30)
+    return min(1.0, max(0.0, math.log10(max(ratio, 1e-30)) / 4))
+
+
+def beta_of(balance: float, alpha: float, unit: float) -> float:
+    """Return the β that is as stylized as `balance` says."""
+    return 10 ** (4 * balance) * alpha * unit
+
+
+class Model:
+    """Values of the controls, and the widgets that display them.
+
+    The values are the single source of truth, and changes flow in one direction: a change of a widget, by the page or
+    by Python, is a *wish* that sets values, and the other widgets then show what follows from these. Nothing is
+    written to the widget that the wish came from, so that a slider never moves under the reader's hand.
+
+    A message from the page and one to it can cross. So `settle`, called again and again, repeats the values to the
+    widgets concerned as soon as the hand has rested for `REST`.
+
+    `changed` is called with the settings of `StyleTransfer` that a wish changed.
+    """
+
+    def __init__(self, **values: float | str):
+        self.values = {control.key: control.default for control in CONTROLS} | values
+        self.unit = UNIT
+        self.changed: Callable[[dict], None] = lambda settings: None
+        self._displays: dict[W.Widget, Callable[[Model], float | str]] = {}
+        self._lock, self._showing = threading.RLock(), False
+        self._wished: dict[W.Widget, float] = {}  # since the last `settle`, and when
+        self._shown: dict[W.Widget, float] = {}  # when it was last written to
+
+    def display(self, widget: W.Widget, show: Callable, wish: Callable) -> W.Widget:
+        """Let a widget show `show(model)`, and its changes set the values `wish(model, value)`."""
+        self._displays[widget] = show
+        widget.value = show(self)
+        widget.observe(lambda change: self._take(widget, wish, change["new"]), "value")
+        return widget
+
+    def show(self, hand: W.Widget | None = None) -> None:
+        """Show the values in all widgets but the one in use."""
+        with self._lock:
+            self._showing = True
+            try:
+                for widget, show in self._displays.items():
+                    if widget is not hand and widget.value != (value := show(self)):
+                        widget.value, self._shown[widget] = value, time.monotonic()
+            finally:
+                self._showing = False
+
+    def settle(self) -> bool:
+        """Make the page show the values, if the reader's hand is at rest; return whether nothing is left to do."""
+        with self._lock:
+            now = time.monotonic()
+            if self._wished and now - max(self._wished.values()) > REST:
+                self.show()
+                for widget in self._wished:
+                    if now - self._shown.get(widget, -math.inf) < CROSSING:
+                        widget.send_state("value")
+                self._wished.clear()
+            return not self._wished
+
+    def _take(self, widget: W.Widget, wish: Callable, value) -> None:
+        with self._lock:  # another thread may be showing values; this one may be, too, and then it is no wish
+            if not self._showing:
+                self._wished[widget] = time.monotonic()
+                before = settings_of(self.values)
+                self.values = self.values | wish(self, value)
+                after = settings_of(self.values)
+                if changed := {name: after[name] for name in after if after[name] != before[name]}:
+                    self.changed(changed)
+                self.show(hand=widget)
+
+
 class Panel:
     """All widgets of a playground, laid out in `box`; what they do is the playground's business.
 
     Args:
         sources: what the content and the style are, by name.
-        app: leaves out what a stranger must not do: naming a path or an address. Its `ticks` beat by themselves.
+        app: has no fields for paths and addresses, which a stranger must not name. Its `ticks` beat by themselves.
         ticking: shows `ticks`, which the reader starts, and whose every beat is a step.
     """
 
     def __init__(
         self, sources: dict[str, str], size: int, steps: int, alpha: float, beta: float, *, app: bool, ticking: bool
     ):
-        self.stylised = slider("How stylised", stylised(alpha, beta), 0, 1, 0.01)
-        self.alpha, alpha_row = log_slider("α, content", alpha, 1e-3, 1e3)
-        self.beta, beta_row = log_slider("β, style", beta, 1e-3, 1e5)
-        self.tv_weight = slider("Smoothness, TV", 0, 0, 200, 1)
-        self.step_size, step_row = log_slider("Step size, ×", 1, 0.1, 10)
-        self.weights = layer_weights()
-        self.optimiser = choice("Optimiser", optimisers(), "lbfgs")
+        self.model = Model(alpha=alpha, beta=beta)
+        self.stylised = balance_slider("How stylised", self.model)
+        self.controls, rows = {}, {}
+        for control in CONTROLS:
+            self.controls[control.key], rows[control.key] = control_row(control, self.model)
         self.start_choice = choice("Start from", STARTS, "recoloured")
         self.size = choice("Size, px", sorted({*SIZES, size}), size)
         self.steps = whole_number("Steps", steps, 1, 2000)
@@ -66,16 +220,12 @@ class Panel:
         for name, source in sources.items():
             known = known_pictures(name)
             self.pictures[name] = choice(name.capitalize(), [OWN, *known], source if source in known else OWN)
-            self.uploads[name] = W.FileUpload(
-                accept="image/*",
-                multiple=False,
-                description=f"Upload {name}",
-                layout=W.Layout(width="auto", margin="2px 2px 2px 114px"),
-            )
-            self.addresses[name] = text(f"{name.capitalize()} at", "address or path, then Enter")
-        self.timeline, self.wipe = timeline("Timeline"), slider("Wipe", 0, 0, 1, 0.01)
-        self.zoom = slider("Zoom, ×", 1, 1, 8, 0.1)
-        self.across, self.down = slider("Zoom across", 0.5, 0, 1, 0.01), slider("Zoom down", 0.5, 0, 1, 0.01)
+            self.uploads[name] = upload(name)
+            if not app:
+                self.addresses[name] = text(f"{name.capitalize()} at", "address or path, then Enter")
+        self.timeline, self.wipe = timeline("Timeline"), slider("Wipe", 0, 1, 0.01)
+        self.zoom = slider("Zoom, ×", 1, 8, 0.1, 1)
+        self.across, self.down = slider("Zoom across", 0, 1, 0.01, 0.5), slider("Zoom down", 0, 1, 0.01, 0.5)
         self.buttons = {label: button(label, tip) for label, tip in (BUTTONS | KEEP).items()}
         self.views = {name: view() for name in (*sources, "output")}
         self.chart, self.status, self.trouble = W.HTML(), W.HTML(), W.HTML()
@@ -83,16 +233,22 @@ class Panel:
         beating = {"playing": True, "repeat": True} if app else {}
         self.ticks = W.Play(max=10**9, interval=1000 * BEAT if app else 50, **beating)
         self.ticks.layout.display = None if ticking else "none"
-        pickers = [self.pictures, self.uploads] if app else [self.pictures, self.uploads, self.addresses]
+        pickers = self.pictures, self.uploads, self.addresses
+        self.pickers = {name: column(*(picker[name] for picker in pickers if picker)) for name in sources}
         self.box = column(
-            row(*(column(*(picker[name] for picker in pickers)) for name in sources)),
+            row(*self.pickers.values()),
             row(*(self.buttons[label] for label in BUTTONS), self.ticks),
             row(*self.views.values()),
             self.status,
             self.trouble,
             row(
-                column(self.stylised, alpha_row, beta_row, self.tv_weight, step_row, self.optimiser),
-                column(self.start_choice, self.size, self.steps, *self.weights.values()),
+                column(self.stylised, *(rows[control.key] for control in CONTROLS if not control.layer)),
+                column(
+                    self.start_choice,
+                    self.size,
+                    self.steps,
+                    *(rows[control.key] for control in CONTROLS if control.layer),
+                ),
             ),
             row(column(self.chart), column(self.timeline, self.wipe, self.zoom, self.across, self.down)),
             row(*(self.buttons[label] for label in KEEP)),
@@ -100,10 +256,14 @@ class Panel:
             width="100%",
         )
 
-
-def stylised(alpha: float, beta: float) -> float:
-    """Return how stylised, from 0 (β = 0.1 α) to 1 (β = 1000 α), on a logarithmic scale."""
-    return min(1.0, max(0.0, (math.log10(beta / alpha) + 1) / 4))
+    def renew_upload(self, name: str) -> W.FileUpload:
+        """Return a new upload button in place of the present one."""
+        old, new = self.uploads[name], upload(name)
+        self.uploads[name] = new
+        picker = self.pickers[name]
+        picker.children = [new if child is old else child for child in picker.children]
+        old.close()
+        return new
 
 
 def known_pictures(name: str) -> list[str]:
@@ -112,21 +272,88 @@ def known_pictures(name: str) -> list[str]:
     return [path.relative_to(PROJECT).as_posix() for path in sorted(folder.glob("*.jpg"))]
 
 
-def log_slider(label: str, value: float, low: float, high: float) -> tuple[W.BoundedFloatText, W.HBox]:
-    """Return a number, and the row that shows it with a slider on a logarithmic scale, which gives three digits."""
-    number = W.BoundedFloatText(
-        value, min=low, max=high, step=None, description=label, style=WIDE, layout=W.Layout(width="200px")
-    )
-    slider = W.FloatLogSlider(
-        value, min=math.log10(low), max=math.log10(high), step=0.02, readout=False, layout=W.Layout(flex="1 1 90px")
-    )
-    W.link((slider, "value"), (number, "value"), transform=(lambda value: float(f"{value:.3g}"), lambda value: value))
-    return number, W.HBox([number, slider], layout=W.Layout(width=FULL))
+def control_row(control: Control, model: Model) -> tuple[W.Widget, W.Widget]:
+    """Return the widget of a control, connected to the model, and the row that shows it."""
+
+    def number(model: Model) -> float:
+        return float(f"{control.clamp(model.values[control.key]):.3g}")
+
+    def wish(model: Model, value) -> dict:
+        return {control.key: value if control.scale == "choice" else control.clamp(value)}
+
+    if control.scale == "choice":
+        widget = choice(control.label, control.options, control.default)
+        row = model.display(widget, lambda model: model.values[control.key], wish)
+    elif control.scale == "linear":
+        widget = row = slider(control.label, control.low, control.high, control.step)
+        model.display(widget, lambda model: on_grid(widget, model.values[control.key]), wish)
+    elif control.scale == "number":
+        widget = row = model.display(number_box(control, control.step), number, wish)
+    else:
+        widget = model.display(number_box(control, None, width="200px"), number, wish)
+        row = W.HBox([widget, log_slider(control, model)], layout=W.Layout(width=FULL))
+    return widget, row
 
 
-def slider(label: str, value: float, low: float, high: float, step: float) -> W.FloatSlider:
+def number_box(control: Control, step: float | None, **layout) -> W.BoundedFloatText:
+    return W.BoundedFloatText(
+        min=control.low, max=control.high, step=step, description=control.label, style=WIDE, layout=W.Layout(**layout)
+    )
+
+
+def log_slider(control: Control, model: Model) -> W.FloatSlider:
+    """Return a slider of the logarithm to base 10.
+
+    `FloatLogSlider` rounds the values that it is shown, and sends them back as if the reader had moved it.
+    """
+    low, high = math.log10(control.low), math.log10(control.high)
+    slider = W.FloatSlider(min=low, max=high, step=control.step, readout=False, layout=W.Layout(flex="1 1 90px"))
+    return model.display(
+        slider,
+        lambda model: on_grid(slider, math.log10(control.clamp(model.values[control.key]))),
+        lambda model, value: {control.key: control.clamp(10**value)},
+    )
+
+
+def balance_slider(label: str, model: Model) -> W.FloatSlider:
+    """Return a slider that shows how stylized the values are, and sets β."""
+    widget = slider(label, 0, 1, 0.01)
+    return model.display(
+        widget,
+        lambda model: on_grid(widget, balance_of(model.values["alpha"], model.values["beta"], model.unit)),
+        lambda model, value: {"beta": beta_of(value, model.values["alpha"], model.unit)},
+    )
+
+
+def on_grid(slider: W.FloatSlider, value: float) -> float:
+    """Return the position of a slider that is nearest to a value, computed exactly as the page does it (noUiSlider).
+
+    The page rounds any other value to this one, and sends that back as if the reader had moved the slider.
+    """
+    span = slider.max - slider.min
+    step = 100 * slider.step / span
+    percent = math.floor(100 * (value - slider.min) / span / step + 0.5) * step
+    return min(max(percent * span / 100 + slider.min, slider.min), slider.max)
+
+
+def slider(label: str, low: float, high: float, step: float, value: float | None = None) -> W.FloatSlider:
     return W.FloatSlider(
-        value, min=low, max=high, step=step, description=label, style=WIDE, layout=W.Layout(width=FULL)
+        low if value is None else value,
+        min=low,
+        max=high,
+        step=step,
+        description=label,
+        style=WIDE,
+        layout=W.Layout(width=FULL),
+    )
+
+
+def upload(name: str) -> W.FileUpload:
+    return W.FileUpload(
+        accept="image/*",
+        multiple=False,
+        description=f"Upload {name}, up to {UPLOAD_MB} MB",
+        layout=W.Layout(width="auto", margin="2px 2px 2px 114px"),
     )
 
 
@@ -161,18 +388,6 @@ def row(*widgets) -> W.Box:
 
 def column(*widgets, width: str = "300px") -> W.VBox:
     return W.VBox(widgets, layout=W.Layout(flex=f"1 1 {width}", min_width="260px"))
-
-
-def optimisers() -> dict[str, str]:
-    return {{"lbfgs": "L-BFGS", "adam": "Adam"}[name]: name for name in OPTIMISERS}
-
-
-def layer_weights() -> dict[str, W.BoundedFloatText]:
-    """Return a number for each style layer."""
-    return {
-        layer: W.BoundedFloatText(weight, min=0, max=1000, step=0.25, description=layer, style=WIDE)
-        for layer, weight in STYLE_WEIGHTS.items()
-    }
 
 
 def figure(image: Tensor | None, caption: str, alt: str) -> str:

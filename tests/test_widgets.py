@@ -213,16 +213,16 @@ class TestPlayground:
 
     def test_sliders(self, playground):
         panel, run = settled(playground).panel, playground.painter.run
-        panel.beta.value = 123
+        panel.controls["beta"].value = 123
         assert run.beta == 123
-        assert panel.stylised.value == pytest.approx(widgets.stylised(1, 123))
+        assert panel.stylised.value == 0.77  # (log10(123) + 1) / 4
         panel.stylised.value = 0.25
         assert (run.alpha, run.beta) == (1, pytest.approx(1))
-        panel.tv_weight.value = 7
-        panel.weights["relu2_1"].value = 3.5
+        panel.controls["tv_weight"].value = 7
+        panel.controls["relu2_1"].value = 3.5
         assert (run.tv_weight, run.style_weights["relu2_1"]) == (7, 3.5)
-        panel.step_size.value = 0.5
-        panel.optimiser.value = "adam"
+        panel.controls["learning_rate"].value = 0.5
+        panel.controls["optimiser"].value = "adam"
         assert (run.optimiser, run.learning_rate) == ("adam", 0.01)
         settled(playground)
         assert run.state.settings.beta == pytest.approx(1)
@@ -318,7 +318,7 @@ class TestPlayground:
 
     def test_code(self, playground, images, vgg16):
         settled(playground)
-        playground.panel.beta.value = 40
+        playground.panel.controls["beta"].value = 40
         settled(playground)
         names = {"content_image": images[0], "style_image": images[1]}
         exec(playground.show_code(), names)
@@ -375,7 +375,7 @@ class TestPlayground:
             playground.panel.ticks.value = tick
         assert playground.steps_made == 5
         assert "step 5" in playground.panel.views["output"].value
-        playground.panel.beta.value = 50
+        playground.panel.controls["beta"].value = 50
         playground.panel.ticks.value = 6
         assert playground.painter.run.state.settings.beta == 50
         assert settled(playground).steps_made == widgets.SKETCH_STEPS
