@@ -275,30 +275,38 @@ def known_pictures(name: str) -> list[str]:
 def control_row(control: Control, model: Model) -> tuple[W.Widget, W.Widget]:
     """Return the widget of a control, connected to the model, and the row that shows it."""
 
-    def number(model: Model) -> float:
-        return float(f"{control.clamp(model.values[control.key]):.3g}")
-
     def wish(model: Model, value) -> dict:
         return {control.key: value if control.scale == "choice" else control.clamp(value)}
 
     if control.scale == "choice":
-        widget = choice(control.label, control.options, control.default)
-        row = model.display(widget, lambda model: model.values[control.key], wish)
+        widget = row = choice(control.label, control.options, control.default)
+        model.display(widget, lambda model: model.values[control.key], wish)
     elif control.scale == "linear":
         widget = row = slider(control.label, control.low, control.high, control.step)
         model.display(widget, lambda model: on_grid(widget, model.values[control.key]), wish)
-    elif control.scale == "number":
-        widget = row = model.display(number_box(control, control.step), number, wish)
     else:
-        widget = model.display(number_box(control, None, width="200px"), number, wish)
+        widget = row = number_box(control)
+        model.display(widget, lambda model: three_digits(widget, control.clamp(model.values[control.key])), wish)
+    if control.scale == "log":
         row = W.HBox([widget, log_slider(control, model)], layout=W.Layout(width=FULL))
     return widget, row
 
 
-def number_box(control: Control, step: float | None, **layout) -> W.BoundedFloatText:
+def number_box(control: Control) -> W.BoundedFloatText:
+    step, width = (None, "200px") if control.scale == "log" else (control.step, None)
     return W.BoundedFloatText(
-        min=control.low, max=control.high, step=step, description=control.label, style=WIDE, layout=W.Layout(**layout)
+        min=control.low,
+        max=control.high,
+        step=step,
+        description=control.label,
+        style=WIDE,
+        layout=W.Layout(width=width),
     )
+
+
+def three_digits(box: W.BoundedFloatText, value: float) -> float:
+    """Return what a number box shows: three digits, or all that the reader typed into it."""
+    return value if box.value == value else float(f"{value:.3g}")
 
 
 def log_slider(control: Control, model: Model) -> W.FloatSlider:

@@ -10,6 +10,7 @@ import nbformat
 import psutil
 import pytest
 from conftest import ROOT
+from gestures import GESTURES, Hand, make_all
 from jupyter_client import BlockingKernelClient
 from pages import IN_PAGES, SCREENSHOTS, serving, within
 
@@ -57,7 +58,7 @@ class Kernel:
     """The kernel that was started last, asked over a connection of our own."""
 
     def __init__(self, runtime):
-        newest = max(runtime.glob("kernel-*.json"), key=lambda path: path.stat().st_mtime)
+        newest = max(runtime.rglob("kernel-*.json"), key=lambda path: path.stat().st_mtime)
         self.client = BlockingKernelClient(connection_file=str(newest))
         self.client.load_connection_file()
         self.client.start_channels()
@@ -235,6 +236,19 @@ began = time.process_time()
 for record in run: pass
 print((time.process_time() - began) / ({last} - {first}))
 """
+
+
+def test_gestures(opened):
+    lab = opened()
+    lab.run_all()
+    within(90, lambda: lab.step > 5, "a sketch")
+    kernel = lab.kernel()
+    lab.press("Stop")
+    lab.press("Start")
+    within(60, lambda: "256 px" in lab.caption, "painting at 256 px")
+    wrong = make_all(Hand(lab.page, lab.output, kernel), GESTURES)
+    lab.screenshot("gestures")
+    assert not wrong
 
 
 def test_pause_back_step_stop(opened):
