@@ -1,6 +1,7 @@
 """Gestures of a real mouse and keyboard on the playground's controls, and what must have become of them."""
 
 import json
+import math
 import time
 from dataclasses import dataclass
 
@@ -21,9 +22,6 @@ SLIDERS = "How stylised", "β, style", "α, content", "Smoothness, TV", "Step si
 BOXES = {"relu2_1": "3.5", "β, style": "123.456", "α, content": "2.5", "Step size, ×": "0.75", "relu5_1": "0"}
 GESTURES = [(label, kind) for kind in KINDS for label in SLIDERS] + [(label, "type") for label in BOXES]
 KEYS = {"β, style": "beta", "α, content": "alpha", "Smoothness, TV": "tv_weight", "Step size, ×": "learning_rate"}
-FIND = (
-    """([root, label]) => [...root.querySelectorAll('.widget-label, label')].find(one => one.textContent === label)"""
-)
 LOOK = """handle => {
     const target = handle.closest('.noUi-target'), options = target.noUiSlider.options;
     const track = target.querySelector('.noUi-base').getBoundingClientRect(), box = handle.getBoundingClientRect();
@@ -35,14 +33,16 @@ LOOK = """handle => {
 REPORT = """
 import json
 with playground.panel.model._lock:
-    run, model = playground.painter.run, playground.panel.model
-    marks = [[mark.step, mark.text] for mark in playground.painter.story.marks]
+    run, model, settings = playground.painter.run, playground.panel.model, playground.painter.settings
+    names = "alpha", "beta", "tv_weight", "learning_rate"
     print(json.dumps({
-        "state": playground.painter.state, "step": playground.steps_made, "marks": marks, "values": model.values,
-        "unit": model.unit, "painter": playground.painter.settings | {"style_weights": dict(run.style_weights)}, "run": {
-            "alpha": run.alpha, "beta": run.beta, "tv_weight": run.tv_weight, "learning_rate": run.learning_rate,
-            **dict(run.style_weights),
-        },
+        "state": playground.painter.state,
+        "step": playground.steps_made,
+        "marks": [[mark.step, mark.text] for mark in playground.painter.story.marks],
+        "values": model.values,
+        "unit": model.unit,
+        "run": {name: getattr(run, name) for name in names} | dict(run.style_weights),
+        "settings": settings | settings.get("style_weights", {}),
     }))
 """
 
@@ -56,10 +56,8 @@ class Hand:
     kernel: object
 
     def handle(self, label):
-        row = self.panel.locator(".widget-hbox", has=self.page.get_by_label(label, exact=True))
-        if label in SLIDERS and row.locator(".noUi-handle").count() == 0 or label in ("How stylised", "Smoothness, TV"):
-            row = self.panel.locator(".widget-slider", has=self.page.get_by_text(label, exact=True))
-        return row.last.locator(".noUi-handle")
+        labelled = self.page.locator("label", has_text=label)
+        return self.panel.locator(".widget-hbox, .widget-hslider", has=labelled).last.locator(".noUi-handle")
 
     def box(self, label):
         return self.panel.get_by_label(label, exact=True).and_(self.page.locator("input"))
@@ -102,10 +100,10 @@ class Hand:
                 return now["value"]
 
         shown = patiently(ends)
-        patiently(lambda: self.compare(label, key, shown))
+        patiently(lambda: self.compare(label, kind, key, shown))
         time.sleep(1)
         assert ends() == shown, "the page does not come to rest"
-        after = self.compare(label, key, shown)
+        after = self.compare(label, kind, key, shown)
         if after["state"] != "painting":
             self.kernel("playground.step(); playground.painter.wait(60)")
         expected = int(after["values"][key] != before["values"][key])
@@ -149,22 +147,19 @@ class Hand:
         steps = {"ArrowRight": times, "ArrowLeft": -times, "PageUp": 5, "Home": -1e9, "End": 1e9}[key]
         return min(max(start["value"] + steps * start["step"], start["low"]), start["high"])
 
-    def compare(self, label, key, shown):
+    def compare(self, label, kind, key, shown):
         """Return the kernel's report, and assert that the model and the painter have what the page shows."""
         now = self.report()
-        value = shown
+        values, value = now["values"], shown
         if label == "How stylised":
-            value = 10 ** (4 * shown) * now["values"]["alpha"] * now["unit"]
-        elif label != "Smoothness, TV" and label in SLIDERS and float(self.box(label).input_value()) != shown:
+            value = 10 ** (4 * shown) * values["alpha"] * now["unit"]
+        elif kind != "type" and label != "Smoothness, TV":
             value = 10**shown
-        values = now["values"]
-        assert abs(values[key] / value - 1 if value else values[key]) < 1e-9, (
-            f"the model has {values[key]}, not {value}"
-        )
-        rate = {"lbfgs": 1, "adam": 0.02}[values["optimiser"]] if key == "learning_rate" else 1
-        assert now["run"][key] == rate * values[key], f"the painter has {now['run'][key]}"
-        painter = now["painter"]["style_weights"] | now["painter"]
-        assert painter[key] == rate * values[key], f"the painter's settings have {painter[key]}"
+        assert math.isclose(values[key], value), f"the model has {values[key]}, not {value}"
+        value = values[key]
+        if key == "learning_rate":
+            value *= {"lbfgs": 1, "adam": 0.02}[values["optimiser"]]
+        assert (now["run"][key], now["settings"].get(key, value)) == (value, value), "the painter has another value"
         return now
 
 
