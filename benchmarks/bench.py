@@ -26,7 +26,7 @@ from nst_helpers.direct import fused_convolution_works
 from nst_helpers.engine import pick_engine
 from nst_helpers.images import resize
 from nst_helpers.losses import content_loss, gram_loss, total_loss
-from nst_helpers.optimise import CONTENT_LAYER, STYLE_WEIGHTS
+from nst_helpers.optimize import CONTENT_LAYER, STYLE_WEIGHTS
 from nst_helpers.vgg import BLOCKS, CHANNELS
 
 HERE = Path(__file__).parent
@@ -225,14 +225,14 @@ def racer(size: int, steps: int, start: str):
 def race(size: int, network: nst.VGG, steps: int) -> dict:
     """Return losses and seconds of the plain loop and of the toolkit, by evaluations.
 
-    The toolkit, from the content image like the plain loop and from its own recoloured start, may make a fifth more
+    The toolkit, from the content image like the plain loop and from its own recolored start, may make a fifth more
     evaluations. All are scored in float32 by autograd, and what that takes is not counted.
     """
     judge = nst.StyleTransfer(*pictures(size), network=network, sizes=(size,), steps=1, engine="plain")
     racers = {  # {name: (what makes it, its arguments, calls in a turn)}
         "plain loop": (plain_racer, (size, steps), 1),
         "toolkit": (racer, (size, steps + steps // 5, "content"), 5),
-        "toolkit, recoloured start": (racer, (size, steps + steps // 5, "recoloured"), 5),
+        "toolkit, recolored start": (racer, (size, steps + steps // 5, "recolored"), 5),
     }
     curves = {name: [] for name in racers}
     with ExitStack() as stack:

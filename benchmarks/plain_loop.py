@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from nst_helpers.images import IMAGENET_MEAN, IMAGENET_STD
-from nst_helpers.optimise import CONTENT_LAYER, STYLE_WEIGHTS
+from nst_helpers.optimize import CONTENT_LAYER, STYLE_WEIGHTS
 from nst_helpers.vgg import VGG
 
 
-class Normalisation(nn.Module):
+class Normalization(nn.Module):
     def __init__(self):
         super().__init__()
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(-1, 1, 1))
@@ -48,7 +48,7 @@ class Loss(nn.Module):
 
 def build(content: Tensor, style: Tensor, network: VGG, beta: float = 10.0) -> tuple[nn.Sequential, list[Loss]]:
     """Return the frozen network up to its deepest loss, with its losses among the layers, and these."""
-    model, losses = nn.Sequential(Normalisation()).to(network.device), []
+    model, losses = nn.Sequential(Normalization()).to(network.device), []
     for name, layer in network.named_children():
         model.add_module(name, layer)
         if name == CONTENT_LAYER:
@@ -70,13 +70,13 @@ class PlainLoop:
     def __init__(self, content: Tensor, style: Tensor, network: VGG):
         self.model, self.terms = build(content, style, network)
         self.image = content.clone().requires_grad_()
-        self.optimiser = torch.optim.LBFGS([self.image])
+        self.optimizer = torch.optim.LBFGS([self.image])
         self.losses, self.seconds = [], 0.0
 
     def evaluate(self) -> Tensor:
         with torch.no_grad():
             self.image.clamp_(0, 1)
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         self.model(self.image)
         loss = sum(term.loss for term in self.terms)
         loss.backward()
@@ -86,6 +86,6 @@ class PlainLoop:
     def go_on(self) -> Iterator[None]:
         while True:
             began = time.perf_counter()
-            self.optimiser.step(self.evaluate)
+            self.optimizer.step(self.evaluate)
             self.seconds += time.perf_counter() - began
             yield

@@ -17,7 +17,7 @@ def main(minutes: float = 30) -> None:
     playground.start()
     process, began, megabytes = psutil.Process(), time.monotonic(), []
     while (elapsed := time.monotonic() - began) < 60 * minutes:
-        playground.panel.stylised.value = 0.3 + 0.4 * (int(elapsed) % 2)
+        playground.panel.stylized.value = 0.3 + 0.4 * (int(elapsed) % 2)
         if playground.painter.state in ("done", "stopped"):
             playground.start()
         if elapsed >= 60 * len(megabytes):

@@ -1,7 +1,7 @@
 """Make the style images of this course: ``python data/make_styles.py [NAME ...]``.
 
 Every image is painted by a short program with a fixed seed, so anyone can make it again, change it and share it.
-Most of them lay thousands of single brush strokes over a colour plan, as in Haeberli, "Paint by numbers: abstract image
+Most of them lay thousands of single brush strokes over a color plan, as in Haeberli, "Paint by numbers: abstract image
 representations" (1990).
 """
 
@@ -17,20 +17,20 @@ SIZE = 640
 Y, X = np.mgrid[:SIZE, :SIZE].astype(float)
 
 
-def rgb(colours):
-    """Turn a string of hexadecimal colours into an array with one row of red, green, blue in [0, 1] per colour."""
-    return np.array([list(bytes.fromhex(colour)) for colour in colours.split()]) / 255
+def rgb(colors):
+    """Turn a string of hexadecimal colors into an array with one row of red, green, blue in [0, 1] per color."""
+    return np.array([list(bytes.fromhex(color)) for color in colors.split()]) / 255
 
 
-def blend(t, colours):
-    """Look up every t in [0, 1] on a smooth ramp through the colours."""
-    colours = rgb(colours)
-    stops = np.linspace(0, 1, len(colours))
-    return np.stack([np.interp(t, stops, channel) for channel in colours.T], axis=-1)
+def blend(t, colors):
+    """Look up every t in [0, 1] on a smooth ramp through the colors."""
+    colors = rgb(colors)
+    stops = np.linspace(0, 1, len(colors))
+    return np.stack([np.interp(t, stops, channel) for channel in colors.T], axis=-1)
 
 
 def rank(values):
-    """Replace every value by its rank in [0, 1], so that a ramp looked up with it shows each colour equally often."""
+    """Replace every value by its rank in [0, 1], so that a ramp looked up with it shows each color equally often."""
     return values.ravel().argsort().argsort().reshape(values.shape) / (values.size - 1)
 
 
@@ -58,15 +58,15 @@ def lic(image, angle, length):
     return total
 
 
-def canvas(colours):
-    """A canvas holds red, green, blue and the height of the paint; it starts as a thin coat of the given colours."""
-    return np.dstack([np.broadcast_to(colours, (SIZE, SIZE, 3)), np.zeros((SIZE, SIZE))])
+def canvas(colors):
+    """A canvas holds red, green, blue and the height of the paint; it starts as a thin coat of the given colors."""
+    return np.dstack([np.broadcast_to(colors, (SIZE, SIZE, 3)), np.zeros((SIZE, SIZE))])
 
 
-def paint(rng, coat, angle, colours, count, length, width, jitter=0.06, where=None):
-    """Lay strokes at random places of a canvas, each along the flow, bent with it, and of the plan's colour there.
+def paint(rng, coat, angle, colors, count, length, width, jitter=0.06, where=None):
+    """Lay strokes at random places of a canvas, each along the flow, bent with it, and of the plan's color there.
 
-    Bristles streak every stroke in colour and height and fray its ends; `where` is the chance to keep a stroke.
+    Bristles streak every stroke in color and height and fray its ends; `where` is the chance to keep a stroke.
     """
     bristles = gaussian_filter(rng.standard_normal((256, 256)), (0.8, 14), mode="wrap")
     bristles /= bristles.std()
@@ -88,7 +88,7 @@ def paint(rng, coat, angle, colours, count, length, width, jitter=0.06, where=No
         frayed = 2 * along / length + 0.12 * hair
         edge = 1 - abs(2 * across / (width * size)) ** 3 - abs(frayed) ** 3
         cover = (edge * width / 3).clip(0, 1)[..., None]
-        tint = (colours[y, x] + jitter * rng.standard_normal(3))[None, None] + 0.05 * hair[..., None]
+        tint = (colors[y, x] + jitter * rng.standard_normal(3))[None, None] + 0.05 * hair[..., None]
         stroke = np.dstack([tint, edge.clip(0, 1) + 0.35 * hair])
         coat[box] += cover * (stroke - coat[box])
     return coat
@@ -102,7 +102,7 @@ def light(coat, depth=0.12):
 
 
 def night(rng):
-    """A swirling night sky: long strokes along curl noise, coloured by a smear of noise along the same flow."""
+    """A swirling night sky: long strokes along curl noise, colored by a smear of noise along the same flow."""
     stars = rng.uniform(0, SIZE, (7, 2))
     near = cKDTree(stars).query(np.dstack([Y, X]))[0]
     angle = curl(70 * noise(rng, 70) + 16 * noise(rng, 26) + 90 * np.exp(-((near / 60) ** 2)))
@@ -123,7 +123,7 @@ def harvest(rng):
 
 
 def knife(rng):
-    """Palette-knife rain at night: broad upright and level slabs of bright colour on a dark ground."""
+    """Palette-knife rain at night: broad upright and level slabs of bright color on a dark ground."""
     tone = rank(noise(rng, 30) + 0.35 * noise(rng, 8))
     plan = blend(tone, "070a1f 141a52 0b4f78 3c2a86 8a1f6e d1274b f26b21 ffb703 fff1c1")
     angle = np.where(noise(rng, 25) > 0, 0.0, np.pi / 2) + 0.3 * noise(rng, 40)
@@ -145,7 +145,7 @@ def ink(rng):
 def tiles(seeds, angle, rounds):
     """Lay square tiles along a flow: Lloyd's relaxation in a turned maximum norm (Hausner 2001).
 
-    Return the tiles' centres, the number of each pixel's tile, and how far the pixel is from that tile's edge.
+    Return the tiles' centers, the number of each pixel's tile, and how far the pixel is from that tile's edge.
     """
     for _ in range(rounds):
         near = cKDTree(seeds).query(np.dstack([Y, X]), k=8)[1]
@@ -192,17 +192,17 @@ def marble(rng):
     for at in rng.uniform(0, SIZE, 8):
         x = x + rng.normal(0, 60) * 0.96 ** abs(y - at)
         y = y + rng.normal(0, 60) * 0.96 ** abs(x - at)
-    colours = rgb("14213d 1d4e89 00a6a6 f7b32b f25f3a a4243b f4ead5 2e8b57 0b132b")
-    image = np.broadcast_to(colours[0], (SIZE, SIZE, 3)).copy()
+    colors = rgb("14213d 1d4e89 00a6a6 f7b32b f25f3a a4243b f4ead5 2e8b57 0b132b")
+    image = np.broadcast_to(colors[0], (SIZE, SIZE, 3)).copy()
     free = np.ones((SIZE, SIZE), bool)
     for drop in range(700):
-        centre, radius = rng.uniform(-40, SIZE + 40, 2), rng.uniform(4, 30)
-        square = (y - centre[0]) ** 2 + (x - centre[1]) ** 2
+        center, radius = rng.uniform(-40, SIZE + 40, 2), rng.uniform(4, 30)
+        square = (y - center[0]) ** 2 + (x - center[1]) ** 2
         inside = free & (square < radius**2)
-        image[inside] = colours[drop % len(colours)] * (0.85 + 0.3 * np.sqrt(square[inside, None]) / radius)
+        image[inside] = colors[drop % len(colors)] * (0.85 + 0.3 * np.sqrt(square[inside, None]) / radius)
         free &= ~inside
         pull = np.sqrt((1 - radius**2 / square.clip(1e-6)).clip(0))
-        y, x = centre[0] + (y - centre[0]) * pull, centre[1] + (x - centre[1]) * pull
+        y, x = center[0] + (y - center[0]) * pull, center[1] + (x - center[1]) * pull
     return gaussian_filter(image, (0.6, 0.6, 0)) * (1 + 0.03 * noise(rng, 1)[..., None])
 
 
@@ -222,13 +222,13 @@ def wave(rng):
 
 
 def discs(rng):
-    """Rhythm of discs: rings cut into quarters of strong colour, brushed round their centres, after Delaunay."""
-    centres = rng.uniform(0, SIZE, (16, 2))
-    distance, disc = cKDTree(centres).query(np.dstack([Y, X]))
-    dy, dx = Y - centres[disc, 0], X - centres[disc, 1]
+    """Rhythm of discs: rings cut into quarters of strong color, brushed round their centers, after Delaunay."""
+    centers = rng.uniform(0, SIZE, (16, 2))
+    distance, disc = cKDTree(centers).query(np.dstack([Y, X]))
+    dy, dx = Y - centers[disc, 0], X - centers[disc, 1]
     quarter = np.floor((np.arctan2(dy, dx) + disc) / (np.pi / 2)).astype(int)
-    colours = rgb("d7263d f46036 f9c80e 2e933c 1b998b 2b50aa 5b2a86 f7e8d0 141414")
-    plan = colours[((distance // 19).astype(int) * 5 + quarter * 3 + disc * 2) % len(colours)]
+    colors = rgb("d7263d f46036 f9c80e 2e933c 1b998b 2b50aa 5b2a86 f7e8d0 141414")
+    plan = colors[((distance // 19).astype(int) * 5 + quarter * 3 + disc * 2) % len(colors)]
     angle = np.arctan2(dx, -dy)
     coat = paint(rng, canvas(plan), angle, plan, 3000, 26, 11, 0.05)
     return light(paint(rng, coat, angle, plan, 9000, 18, 6, 0.07), 0.14)

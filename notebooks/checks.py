@@ -114,13 +114,13 @@ def _suspicious(answer):
     image = answer()
     assert image.shape == (1, 3, 32, 32), f"the shape is {tuple(image.shape)}"
     assert image.min() < 0, "no value is negative"
-    assert image.max() < 3, "no normalised picture has such values"
+    assert image.max() < 3, "no normalized picture has such values"
     refusal = "`preprocess` took it"
     try:
         nst.preprocess(image)
     except ValueError as error:
         refusal = f"it was refused for another reason: {error}"
-    assert "normalised already" in refusal, refusal
+    assert "normalized already" in refusal, refusal
 
 
 @exercise("1.4", "which of the four turns the mean of a photograph, about 0.45, into black?")
@@ -306,7 +306,7 @@ def _untouched(answer):
     assert answer == "c", f"{answer!r} is not the factor by which their ratio grows"
 
 
-# ----------------------------------------------------------------------------------------------------- colour and scale
+# ----------------------------------------------------------------------------------------------------- color and scale
 
 
 @exercise("8.1", "the map A has A · 0.04 · A = 0.01")
@@ -327,16 +327,16 @@ def _by_channel(answer):
         assert shapes[0, 1] > 0.999, "it is another picture"
 
 
-@exercise("8.3", "a map that widens the colours of a picture far beyond 0 or 1: many dark pixels and a few light ones")
+@exercise("8.3", "a map that widens the colors of a picture far beyond 0 or 1: many dark pixels and a few light ones")
 def _beyond(answer):
     image, like = answer()
     for picture in (image, like):
         assert 0 <= picture.min() <= picture.max() <= 1, "values lie outside [0, 1]"
-    missed = (nst.recolour(image, like).mean((2, 3)) - like.mean((2, 3))).abs().max().item()
+    missed = (nst.recolor(image, like).mean((2, 3)) - like.mean((2, 3))).abs().max().item()
     assert missed > 0.02, f"the mean is met within {missed:.3f}"
 
 
-@exercise("8.4", "what is painted, and with which lightness, before the colours are put back?")
+@exercise("8.4", "what is painted, and with which lightness, before the colors are put back?")
 def _pale(answer):
     assert answer == "a", f"{answer!r} does not explain it"
 
@@ -421,7 +421,7 @@ def _red_first(answer):
 
 
 @exercise("14.2", "nst.preprocess, once, before the network")
-def _normalised(answer):
+def _normalized(answer):
     vgg, image, layers = nst.VGG("vgg16"), _noise(1, 3, 32, 40), ["conv1_1", "relu2_1"]
     found, right = answer(vgg, image, layers), nst.get_features(image, vgg, layers)
     for layer in layers:
@@ -451,22 +451,22 @@ def _one_parameter(answer):
     model = torch.nn.Module()
     model.image, model.network = torch.nn.Parameter(_noise(1, 3, 8, 8)), torch.nn.Conv2d(3, 4, 3)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    optimiser = answer(model)
-    assert isinstance(optimiser, torch.optim.Optimizer), f"{optimiser!r} is no optimiser"
+    optimizer = answer(model)
+    assert isinstance(optimizer, torch.optim.Optimizer), f"{optimizer!r} is no optimizer"
     model.network(model.image).square().mean().backward()
-    optimiser.step()
+    optimizer.step()
     _close((model.image - before["image"]).abs().max().item(), 0.02, "the image's first step", 1e-3)
     for name, weight in model.network.named_parameters():
         assert torch.equal(weight, before[f"network.{name}"]), f"the network's {name} was trained"
         assert weight.grad is None, f"the network's {name} collects a gradient"
 
 
-@exercise("14.5", "09 has the function that takes colours from where something is")
+@exercise("14.5", "09 has the function that takes colors from where something is")
 def _no_halo(answer):
     y, x = torch.meshgrid(torch.linspace(-1, 1, 33), torch.linspace(-1, 1, 33), indexing="ij")
     there = ((0.7 - x.hypot(y)) * 16 + 0.5).clamp(0, 1)
-    colours = torch.where(there > 0, 0.2, 1.0)[..., None].expand(-1, -1, 3)  # white where nothing is
-    image, mask = answer(torch.cat([colours, there[..., None]], 2).numpy())
+    colors = torch.where(there > 0, 0.2, 1.0)[..., None].expand(-1, -1, 3)  # white where nothing is
+    image, mask = answer(torch.cat([colors, there[..., None]], 2).numpy())
     _close(mask.float(), there[None, None], "the mask", 1e-3)
     _close(image, torch.full((1, 3, 33, 33), 0.2), "a dark disc, going on outwards,", 0.01)
 

@@ -7,12 +7,12 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from .animation import save_animation
-from .colours import recolour
+from .colors import recolor
 from .engine import pick_engine
 from .images import deprocess, find_picture, load_image, preprocess, save_image, settings_from_png, to_pil
 from .losses import content_loss, gram_matrix, style_loss, total_loss, total_variation_loss
 from .masks import feathered, find_regions, load_mask
-from .optimise import CONTENT_LAYER, STYLE_WEIGHTS, StyleTransfer, transfer
+from .optimize import CONTENT_LAYER, STYLE_WEIGHTS, StyleTransfer, transfer
 from .plots import show_grid, show_images, show_losses, show_source
 from .recipes import convert, presets
 from .saved_styles import load_style, save_style
@@ -46,7 +46,7 @@ __all__ = [
     "preprocess",
     "presets",
     "receptive_fields",
-    "recolour",
+    "recolor",
     "save_animation",
     "save_image",
     "save_style",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .images import to_pil, written_whole
 
-COLOURS = 128  # of a GIF, which can have 256 at most
+COLORS = 128  # of a GIF, which can have 256 at most
 
 
 def save_animation(images: Iterable[Tensor], path: str | os.PathLike, frames_per_second: float = 8) -> Path:
@@ -19,7 +19,7 @@ def save_animation(images: Iterable[Tensor], path: str | os.PathLike, frames_per
     Args:
         images: (1, 3, H, W) or (3, H, W) in [0, 1]. All are resized to the last one's size, in MP4 less one row or
             column where that is odd, which the format cannot hold. The last stays for two seconds.
-        path: ends in .gif (loops; one palette of 128 colours for all frames) or .mp4 (H.264). Missing folders are
+        path: ends in .gif (loops; one palette of 128 colors for all frames) or .mp4 (H.264). Missing folders are
             made.
         frames_per_second: above 0; a GIF rounds the time of a frame to hundredths of a second.
 
@@ -46,7 +46,7 @@ def _write_gif(frames: list[Image.Image], path: Path, frames_per_second: float) 
     together = Image.new("RGB", (width * len(frames), height))
     for place, frame in enumerate(frames):
         together.paste(frame, (place * width, 0))
-    palette = together.quantize(COLOURS)
+    palette = together.quantize(COLORS)
     first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     durations = [1000 / frames_per_second] * len(others) + [2000]
     first.save(path, "GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=True)

@@ -106,7 +106,7 @@ class ByHand:
         return _paired(asked, _Pass.apply(self.network.preprocess(image), self, asked))
 
     def forward(self, x: Tensor, asked: Asked) -> tuple[Maps, Maps, Tape]:
-        """Return what was asked for, and the tape that `backward` goes back on; x is the normalised image."""
+        """Return what was asked for, and the tape that `backward` goes back on; x is the normalized image."""
         wanted = {*asked.layers, *asked.gram_layers}
         deepest = max(self._depth[layer] for layer in wanted)
         maps, grams, tape = {}, {}, Tape(asked)
@@ -153,7 +153,7 @@ class ByHand:
         return maps, grams, tape
 
     def backward(self, tape: Tape, maps: Maps, grams: Maps) -> Tensor:
-        """Return the gradient of the normalised image from those of feature maps and Gram matrices."""
+        """Return the gradient of the normalized image from those of feature maps and Gram matrices."""
         grams = {layer: (D + D.mT) / _positions(tape, layer) for layer, D in grams.items()}
         scale = 1.0
         if self.dtype == torch.float16:  # which ends at 65504 and at 6e-8

@@ -1,4 +1,4 @@
-"""The loss curves as SVG text: quick to make, sharp at any size, and in the colours of the page that shows it."""
+"""The loss curves as SVG text: quick to make, sharp at any size, and in the colors of the page that shows it."""
 
 import math
 from collections.abc import Sequence
@@ -56,11 +56,11 @@ def _body(points: Sequence[Point], marks: Sequence[Mark]) -> str:
     drawn.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 2}" text-anchor="middle">step</text>')
     drawn += _marks(marks, x)
     ends = _apart({name: y(getattr(points[-1], name)) for name in CURVES})
-    for name, colour in CURVES.items():
+    for name, color in CURVES.items():
         path = " ".join(f"{x(point.step):.1f},{y(getattr(point, name)):.1f}" for point in points)
         drawn.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{3 if name == "total" else 1.4}"/>'
-            f'<text x="{WIDTH - RIGHT + 5}" y="{ends[name] + 4:.1f}" fill="{colour}">{LABELS[name]}</text>'
+            f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{3 if name == "total" else 1.4}"/>'
+            f'<text x="{WIDTH - RIGHT + 5}" y="{ends[name] + 4:.1f}" fill="{color}">{LABELS[name]}</text>'
         )
     return "".join(drawn)
 

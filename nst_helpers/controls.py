@@ -14,18 +14,18 @@ import ipywidgets as W
 from torch import Tensor
 
 from .images import to_pil
-from .optimise import STYLE_WEIGHTS
-from .optimisers import OPTIMISERS
+from .optimize import STYLE_WEIGHTS
+from .optimizers import OPTIMIZERS
 
 SIZES = (128, 192, 256, 384, 512, 768, 1024)
-STARTS = {"the photograph, recoloured": "recoloured", "the photograph": "content", "noise": "noise"}
+STARTS = {"the photograph, recolored": "recolored", "the photograph": "content", "noise": "noise"}
 PROJECT = Path(__file__).parent.parent
 FRAME = 512  # px of the longest side of a picture as shown, at most
 OWN = "your own"
 UPLOAD_MB = 7  # a page sends it in text a third longer, and JupyterLab's server takes 10 MiB
 REST = 0.45  # seconds without a change, after which the reader's hand has left a control
 CROSSING = 5  # seconds within which a message from the page and one to it may have crossed
-UNIT = 0.1  # β/α where "How stylised" is 0
+UNIT = 0.1  # β/α where "How stylized" is 0
 BEAT = 2  # seconds between the signs of life of a web app's page
 FULL = "calc(100% - 12px)"
 WIDE = {"description_width": "110px"}
@@ -97,9 +97,9 @@ class Control:
 
 CONTROLS = (
     Control("alpha", "α, content", "α", 1.0, "log", 1e-3, 1e3),
-    Control("beta", "β, style", "β", 10.0, "log", 1e-4, 1e6),  # all that "How stylised" leads to, with any α
+    Control("beta", "β, style", "β", 10.0, "log", 1e-4, 1e6),  # all that "How stylized" leads to, with any α
     Control("tv_weight", "Smoothness, TV", "TV", 0.0, "linear", 0, 200, 1),
-    Control("optimiser", "Optimiser", "", "lbfgs", "choice", options={"L-BFGS": "lbfgs", "Adam": "adam"}),
+    Control("optimizer", "Optimizer", "", "lbfgs", "choice", options={"L-BFGS": "lbfgs", "Adam": "adam"}),
     Control("learning_rate", "Step size, ×", "rate", 1.0, "log", 0.1, 10),  # times the optimizer's default
     *(
         Control("style_weights", layer, layer, weight, "number", 0, 1000, 0.25, layer=layer)
@@ -117,7 +117,7 @@ def settings_of(values: Mapping[str, float | str]) -> dict:
             settings.setdefault(control.name, {})[control.layer] = values[control.key]
         else:
             settings[control.name] = values[control.key]
-    settings["learning_rate"] *= OPTIMISERS[settings["optimiser"]].learning_rate
+    settings["learning_rate"] *= OPTIMIZERS[settings["optimizer"]].learning_rate
     return settings
 
 
@@ -209,11 +209,11 @@ class Panel:
         self, sources: dict[str, str], size: int, steps: int, alpha: float, beta: float, *, app: bool, ticking: bool
     ):
         self.model = Model(alpha=alpha, beta=beta)
-        self.stylised = balance_slider("How stylised", self.model)
+        self.stylized = balance_slider("How stylized", self.model)
         self.controls, rows = {}, {}
         for control in CONTROLS:
             self.controls[control.key], rows[control.key] = control_row(control, self.model)
-        self.start_choice = choice("Start from", STARTS, "recoloured")
+        self.start_choice = choice("Start from", STARTS, "recolored")
         self.size = choice("Size, px", sorted({*SIZES, size}), size)
         self.steps = whole_number("Steps", steps, 1, 2000)
         self.pictures, self.uploads, self.addresses = {}, {}, {}
@@ -242,7 +242,7 @@ class Panel:
             self.status,
             self.trouble,
             row(
-                column(self.stylised, *(rows[control.key] for control in CONTROLS if not control.layer)),
+                column(self.stylized, *(rows[control.key] for control in CONTROLS if not control.layer)),
                 column(
                     self.start_choice,
                     self.size,

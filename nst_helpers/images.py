@@ -45,13 +45,13 @@ def preprocess(image: Tensor) -> Tensor:
     return (image - channels(IMAGENET_MEAN, image)) / channels(IMAGENET_STD, image)
 
 
-def deprocess(normalised: Tensor) -> Tensor:
-    """Return the image in [0, 1] that `preprocess` turned into `normalised`, the exact inverse: nothing is clipped.
+def deprocess(normalized: Tensor) -> Tensor:
+    """Return the image in [0, 1] that `preprocess` turned into `normalized`, the exact inverse: nothing is clipped.
 
     Args:
-        normalised: (..., 3, H, W), RGB, floating point, mean 0 and standard deviation 1 over ImageNet.
+        normalized: (..., 3, H, W), RGB, floating point, mean 0 and standard deviation 1 over ImageNet.
     """
-    return normalised * channels(IMAGENET_STD, normalised) + channels(IMAGENET_MEAN, normalised)
+    return normalized * channels(IMAGENET_STD, normalized) + channels(IMAGENET_MEAN, normalized)
 
 
 def channels(values: tuple[float, float, float], like: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def _check_range(low: float, high: float, name: str) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"{name}: holds values that are not finite (NaN or infinity)")
     if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
-        cause = "divide by 255" if low >= 0 and high > 10 else "was it normalised already (preprocess applied twice)?"
+        cause = "divide by 255" if low >= 0 and high > 10 else "was it normalized already (preprocess applied twice)?"
         raise ValueError(f"{name}: values from {low:.3g} to {high:.3g} where [0, 1] is meant; {cause}")
 
 
@@ -84,7 +84,7 @@ def save_image(
 
     Args:
         image: (1, 3, H, W) or (3, H, W) in [0, 1].
-        path: ends in .png (lossless), .jpg or .jpeg (quality 95, full colour resolution), or .webp (quality 95).
+        path: ends in .png (lossless), .jpg or .jpeg (quality 95, full color resolution), or .webp (quality 95).
             Missing folders are made.
         recipe: what is embedded in a PNG for `settings_from_png`: `Result.recipe`, or anything that JSON can hold.
         mask: (1, 1, H, W), how opaque it is, from `load_transparent`; JPEG has no transparency.
@@ -169,7 +169,7 @@ def load_image(source, size: int | None = 512) -> Tensor:
         size: the longest side in pixels, reached with a Lanczos filter at the same aspect ratio; None keeps the
             picture's own. A smaller picture is enlarged with a warning.
 
-    Rotation in EXIF is applied. Greyscale, palette, 16-bit (scaled, not clipped), CMYK and transparent (over white)
+    Rotation in EXIF is applied. Grayscale, palette, 16-bit (scaled, not clipped), CMYK and transparent (over white)
     pictures become RGB. Of an animation the first frame is taken.
 
     Raises:
@@ -273,7 +273,7 @@ def _bands(source, name: str) -> list[Image.Image]:
         source = Image.fromarray(array)
     try:
         picture = ImageOps.exif_transpose(source)
-        if picture.mode[0] in "IF":  # 16-bit and 32-bit greyscale
+        if picture.mode[0] in "IF":  # 16-bit and 32-bit grayscale
             return _float_bands(as_array(np.asarray(picture), name), name)
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")

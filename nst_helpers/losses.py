@@ -1,4 +1,4 @@
-"""What is minimised: α·content + β·style (+ total variation). Every loss of a batch is the mean over its images."""
+"""What is minimized: α·content + β·style (+ total variation). Every loss of a batch is the mean over its images."""
 
 from collections.abc import Mapping
 
@@ -33,7 +33,7 @@ def content_loss(target_conv4_2: Tensor, content_conv4_2: Tensor) -> Tensor:
     """Return the mean squared difference of two images' feature maps, a scalar.
 
     Args:
-        target_conv4_2: (B, C, H, W), of the image being optimised, in any layer; conv4_2 is the paper's.
+        target_conv4_2: (B, C, H, W), of the image being optimized, in any layer; conv4_2 is the paper's.
         content_conv4_2: the same shape, of the content image; or a batch of 1 for all of them.
 
     Divided by B·C·H·W. Gatys et al. 2016, equation 1, takes half the sum instead: multiply by C·H·W/2 to have that.
@@ -50,7 +50,7 @@ def style_loss(
 
     Args:
         style_weights: {layer: w_l}.
-        target_features: {layer: feature maps (B, C, H, W)} of the image being optimised; its size is free.
+        target_features: {layer: feature maps (B, C, H, W)} of the image being optimized; its size is free.
         style_grams: {layer: `gram_matrix` (B or 1, C, C)} of the style image.
 
     The mean is over B·C·C. With G and A divided by H·W this is Gatys et al. 2016, equations 4 and 5, exactly:
@@ -81,7 +81,7 @@ def gram_distance(target_gram: Tensor, style_gram: Tensor, layer: str = "a layer
 
 
 def total_variation_loss(image: Tensor, power: int = 1) -> Tensor:
-    """Return mean |difference to the right neighbour|ᵖ + mean |difference to the lower neighbour|ᵖ, a scalar.
+    """Return mean |difference to the right neighbor|ᵖ + mean |difference to the lower neighbor|ᵖ, a scalar.
 
     Args:
         image: (B, C, H, W), at least two pixels a side.

@@ -50,11 +50,11 @@ def find_regions(image: Tensor, n: int, *, network: VGG | None = None, layer: st
         image: (1, 3, H, W) in [0, 1].
         n: how many, 2 at least.
         network, layer: with a network, positions whose features in the layer are alike belong together; without,
-            pixels whose colours are.
+            pixels whose colors are.
         seed: of where the search begins.
 
     By k-means (Lloyd 1982), begun as k-means++ does (Arthur and Vassilvitskii 2007). Raises ValueError where there are
-    fewer different colours or features than n.
+    fewer different colors or features than n.
     """
     image = checks.picture("image", image).cpu()
     if not (isinstance(n, int) and n >= 2):
@@ -73,21 +73,21 @@ def find_regions(image: Tensor, n: int, *, network: VGG | None = None, layer: st
 
 def _k_means(points: Tensor, n: int, generator: torch.Generator, rounds: int = 50) -> Tensor:
     """Return the number of the cluster of each point (N, D)."""
-    centres = points[torch.randint(len(points), (1,), generator=generator)]
-    while len(centres) < n:
-        distance = torch.cdist(points, centres).min(1).values.square()
+    centers = points[torch.randint(len(points), (1,), generator=generator)]
+    while len(centers) < n:
+        distance = torch.cdist(points, centers).min(1).values.square()
         if not distance.max() > 0:
-            raise ValueError(f"there are only {len(centres)} different points to make {n} regions of")
-        centres = torch.cat([centres, points[torch.multinomial(distance, 1, generator=generator)]])
+            raise ValueError(f"there are only {len(centers)} different points to make {n} regions of")
+        centers = torch.cat([centers, points[torch.multinomial(distance, 1, generator=generator)]])
     for _ in range(rounds):
-        labels = torch.cdist(points, centres).argmin(1)
-        sums = torch.zeros_like(centres).index_add_(0, labels, points)
+        labels = torch.cdist(points, centers).argmin(1)
+        sums = torch.zeros_like(centers).index_add_(0, labels, points)
         counts = labels.bincount(minlength=n)[:, None]
-        new = torch.where(counts > 0, sums / counts.clamp_min(1), centres)
-        if torch.equal(new, centres):
+        new = torch.where(counts > 0, sums / counts.clamp_min(1), centers)
+        if torch.equal(new, centers):
             break
-        centres = new
-    return torch.cdist(points, centres).argmin(1)
+        centers = new
+    return torch.cdist(points, centers).argmin(1)
 
 
 def resize_mask(masks: Tensor, height: int, width: int) -> Tensor:

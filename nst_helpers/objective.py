@@ -1,4 +1,4 @@
-"""What is minimised: α·content + β·style + tv_weight·total variation, at each size, and its gradient."""
+"""What is minimized: α·content + β·style + tv_weight·total variation, at each size, and its gradient."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .by_hand import ByHand
-from .colours import COLOURS
+from .colors import COLORS
 from .engine import Plain
 from .images import fitted, resize, scaled
 from .losses import total_loss
@@ -49,21 +49,21 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Kinds:
-    """Which losses are meant, and what is done about colours: names that `StyleTransfer` explains."""
+    """Which losses are meant, and what is done about colors: names that `StyleTransfer` explains."""
 
     content_loss: str = "features"
     style_loss: str = "gram"
     blend: str = "statistics"
     tv: str = "l1"
-    colour: str = "style"
+    color: str = "style"
 
 
 @dataclass(frozen=True, eq=False)
 class Finish:
-    """What the image that is optimised lacks of the one that is seen; plain data."""
+    """What the image that is optimized lacks of the one that is seen; plain data."""
 
-    colour: str
-    photograph: Tensor | None  # for its colours
+    color: str
+    photograph: Tensor | None  # for its colors
     content_image: Tensor | None  # for where no region is,
     kept: Tensor | None  # (1, 1, H, W)
 
@@ -73,8 +73,8 @@ class Finish:
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
-        """Return the image as it is seen: composed, and the photograph's colours put back."""
-        after = COLOURS[self.colour].after
+        """Return the image as it is seen: composed, and the photograph's colors put back."""
+        after = COLORS[self.color].after
         image = self.composed(image)
         return image if after is None else after(image, self.photograph)
 
@@ -101,7 +101,7 @@ class Problem:
     ):
         self.engine, self.kinds, self.photograph = engine, kinds, content_image
         self.content_layers, self.style_layers = content_layers, style_layers
-        before = COLOURS[kinds.colour]
+        before = COLORS[kinds.color]
         self.content_image = content_image if before.content is None else before.content(content_image)
         self.regions = [
             region if before.style is None else region.with_images(lambda image: before.style(image, content_image))
@@ -130,12 +130,12 @@ class Problem:
                     fitted(*style.image.shape[2:], round(size * style.scale), "style_image")
 
     def at(self, size: int, rough: bool) -> "Objective":
-        """Return what is minimised at a size; `rough` as `engine.Plain` has it."""
+        """Return what is minimized at a size; `rough` as `engine.Plain` has it."""
         return Objective(self, size, rough)
 
 
 class Objective:
-    """What is minimised at one size."""
+    """What is minimized at one size."""
 
     @torch.no_grad()
     def __init__(self, problem: Problem, size: int, rough: bool):
@@ -155,8 +155,8 @@ class Objective:
                 layer_masks = [masks_of(mask[None], problem.style_layers) for mask in self.masks]
             else:
                 self._parts = parts_of(self.masks, problem.style_layers)
-        photograph = self._resized(problem.photograph, size) if COLOURS[kinds.colour].after else None
-        self.finish = Finish(kinds.colour, photograph, None if kept is None else self.content_image, kept)
+        photograph = self._resized(problem.photograph, size) if COLORS[kinds.color].after else None
+        self.finish = Finish(kinds.color, photograph, None if kept is None else self.content_image, kept)
         self._regions = [
             _Region(share * region.weight, masks, self._aims(region))
             for share, region, masks in zip(shares, problem.regions, layer_masks, strict=True)

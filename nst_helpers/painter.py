@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from .controls import STEERED
-from .optimise import StyleTransfer
+from .optimize import StyleTransfer
 from .story import Snapshot, Story
 from .vgg import VGG, load_vgg
 
@@ -64,7 +64,7 @@ class Painter:
         """
         if unknown := set(controls) - set(STEERED):
             raise ValueError(f"{', '.join(unknown)} cannot be steered; {', '.join(STEERED)} can")
-        if "optimiser" in controls:  # which brings its learning rate along
+        if "optimizer" in controls:  # which brings its learning rate along
             controls = {"learning_rate": None} | controls
         now = time.monotonic()
         if set(controls) != self._steered or now - self._steered_at > GESTURE:
@@ -140,7 +140,7 @@ class Painter:
 
     def _set(self, controls: dict) -> None:
         def assign(values: dict) -> None:
-            for name in STEERED:  # the optimiser before its learning rate
+            for name in STEERED:  # the optimizer before its learning rate
                 if values.get(name) is not None:
                     setattr(self.run, name, values[name])
 

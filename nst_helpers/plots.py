@@ -53,8 +53,8 @@ def show_losses(history: Iterable) -> Figure:
         ax.plot(steps, values, style, label=label)
     for before, record in pairwise(history):
         if record.size != before.size:
-            ax.axvline(record.iteration, color="grey", linestyle=":")
-            ax.text(record.iteration, 1.01, f" {record.size} px", transform=ax.get_xaxis_transform(), color="grey")
+            ax.axvline(record.iteration, color="gray", linestyle=":")
+            ax.text(record.iteration, 1.01, f" {record.size} px", transform=ax.get_xaxis_transform(), color="gray")
     ax.set(xlabel="evaluations", ylabel="loss", yscale="log")
     ax.legend()
     plt.close(figure)
@@ -62,16 +62,16 @@ def show_losses(history: Iterable) -> Figure:
 
 
 def show_images(
-    images: Sequence[Tensor], titles: Sequence[str], columns: int | None = None, colours: str = "gray"
+    images: Sequence[Tensor], titles: Sequence[str], columns: int | None = None, colors: str = "gray"
 ) -> Figure:
-    """Return a figure with images and maps in rows, each as it is: no pixel is blended with its neighbours.
+    """Return a figure with images and maps in rows, each as it is: no pixel is blended with its neighbors.
 
     Args:
         images: images, (1, 3, H, W) or (3, H, W) in [0, 1]; and maps, (H, W), of any values, drawn from their least
             (or 0, if that is less) to their largest.
         titles: one for each.
         columns: how many in a row; default all.
-        colours: matplotlib's colour map for maps.
+        colors: matplotlib's color map for maps.
     """
     columns = columns or len(images)
     rows = -(-len(images) // columns)
@@ -86,7 +86,7 @@ def show_images(
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_color("lightgrey")
         if image.ndim == 2:
-            ax.imshow(image.detach().cpu(), cmap=colours, vmin=min(0.0, image.min().item()), interpolation="nearest")
+            ax.imshow(image.detach().cpu(), cmap=colors, vmin=min(0.0, image.min().item()), interpolation="nearest")
         else:
             ax.imshow(to_pil(image), interpolation="nearest" if image.shape[-1] < 64 else None)
         ax.set_title(title, fontsize=10)
@@ -95,7 +95,7 @@ def show_images(
 
 
 class Source(str):
-    """Python source that a notebook shows in colours."""
+    """Python source that a notebook shows in colors."""
 
     def _repr_markdown_(self) -> str:
         return f"```python\n{self}```"

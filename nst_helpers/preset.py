@@ -19,7 +19,7 @@ class Preset:
         other than "gram", that of the toolkit's stands for the whole term.
     tv, tv_weight: how total variation is measured, as `StyleTransfer` has it.
     weights: whose pretrained weights it was written for; `inputs`: how it feeds torchvision's.
-    optimiser, learning_rate: as published, for pixel values from 0 to `pixel_range`.
+    optimizer, learning_rate: as published, for pixel values from 0 to `pixel_range`.
     stages: (rule, evaluations) for each size. Rules: "longest 512", "shortest 512" and "height 400" say a side in px;
         "area 512" has 512² px and enlarges nothing; "as is" leaves the size.
     start, noise: as `StyleTransfer` has them.
@@ -40,8 +40,8 @@ class Preset:
     tv: str = "l1"
     tv_weight: float = 0.0
     weights: str = "torchvision"
-    inputs: str = "standardised"
-    optimiser: str = "lbfgs"
+    inputs: str = "standardized"
+    optimizer: str = "lbfgs"
     learning_rate: float = 1.0
     pixel_range: float = 1.0
     stages: tuple[tuple[str, int], ...] = (("longest 512", 500),)
@@ -94,8 +94,8 @@ class Preset:
             "steps": tuple(sizes.values()),
             "start": self.start,
             "noise": self.noise,
-            "optimiser": "lbfgs" if self.optimiser == "lbfgs" else "adam",
-            "learning_rate": self.learning_rate / self.pixel_range if self.optimiser == "adam" else None,
+            "optimizer": "lbfgs" if self.optimizer == "lbfgs" else "adam",
+            "learning_rate": self.learning_rate / self.pixel_range if self.optimizer == "adam" else None,
             "alpha": self.alpha,
             "beta": self.beta,
             "content_weights": content,

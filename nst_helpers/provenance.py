@@ -23,7 +23,7 @@ def recipe_of(run) -> dict:
         "sizes": list(run.sizes),
         "steps": list(run.steps),
         "noise": run.noise,
-        "optimiser": run.optimiser,
+        "optimizer": run.optimizer,
         "learning_rate": run.learning_rate,
         "averaging": run.averaging,
         "carry": run.carry,
@@ -36,7 +36,7 @@ def recipe_of(run) -> dict:
         "style_loss": kinds.style_loss,
         "blend": kinds.blend,
         "tv": kinds.tv,
-        "colour": kinds.colour,
+        "color": kinds.color,
         "seed": run.seed,
     }
     sources = {
@@ -52,7 +52,7 @@ def recipe_of(run) -> dict:
     else:
         settings["start"] = run.start
     last = run.history[-1] if run.history else None
-    ways = {(replace(record.settings, size=0), record.optimiser, record.learning_rate) for record in run.history}
+    ways = {(replace(record.settings, size=0), record.optimizer, record.learning_rate) for record in run.history}
     losses = ("total", "content", "style", "total_variation")
     return {
         "settings": settings,

@@ -13,13 +13,13 @@ from . import checks
 from .engine import Plain
 from .images import resize, scaled, written_whole
 from .objective import Kinds, Problem
-from .optimise import STYLE_WEIGHTS
+from .optimize import STYLE_WEIGHTS
 from .style_losses import STYLE_LOSSES
 from .styles import SavedStyle, Style, as_regions
 from .vgg import VGG
 
 FORMAT = "nst_helpers style 1"
-PALETTE = 64  # px of the longest side of the picture's miniature, which is kept for its colours
+PALETTE = 64  # px of the longest side of the picture's miniature, which is kept for its colors
 LARGEST = 60_000.0  # of a float16
 
 

@@ -19,9 +19,9 @@ class Quality(NamedTuple):
 
 
 QUALITIES = {
-    "draft": Quality(30, 15, "recoloured"),
-    "good": Quality(50, 75, "recoloured"),
-    "best": Quality(100, 300, "recoloured"),
+    "draft": Quality(30, 15, "recolored"),
+    "good": Quality(50, 75, "recolored"),
+    "best": Quality(100, 300, "recolored"),
 }
 
 

@@ -6,25 +6,25 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .colours import recolour
+from .colors import recolor
 from .images import resize
 from .objective import Objective
 
 
-def _recoloured(objective: Objective, white: Tensor) -> Tensor:
-    return objective.by_style(lambda style: recolour(objective.content_image, style))
+def _recolored(objective: Objective, white: Tensor) -> Tensor:
+    return objective.by_style(lambda style: recolor(objective.content_image, style))
 
 
-def _style_colours(objective: Objective, white: Tensor) -> Tensor:
-    return objective.by_style(lambda style: recolour(white, style))
+def _style_colors(objective: Objective, white: Tensor) -> Tensor:
+    return objective.by_style(lambda style: recolor(white, style))
 
 
 STARTS: dict[str, Callable[[Objective, Tensor], Tensor]] = {
     "content": lambda objective, white: objective.content_image,
-    "recoloured": _recoloured,  # the content in the style's colours
+    "recolored": _recolored,  # the content in the style's colors
     "noise": lambda objective, white: white,  # uniform, each channel of each pixel by itself
-    "grey": lambda objective, white: torch.full_like(white, 0.5),
-    "style_colours": _style_colours,  # noise with the mean and covariance of the style's colours
+    "gray": lambda objective, white: torch.full_like(white, 0.5),
+    "style_colors": _style_colors,  # noise with the mean and covariance of the style's colors
 }
 
 

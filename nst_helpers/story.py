@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .controls import CONTROLS, STEERED
-from .optimise import Record, StyleTransfer
+from .optimize import Record, StyleTransfer
 
 SNAPSHOTS, SNAPSHOT_BYTES = 60, 100_000_000  # at most; beyond, every second one goes
 POINTS = 600  # of the loss curves at most; beyond, every second one goes
@@ -87,7 +87,7 @@ class Story:
         step, act = self.steps + 1, self.acts[-1]
         then, now = self._settings, _settings(record)
         changes = {name: value for name, value in now.items() if then.get(name) != value}
-        if "optimiser" in changes:
+        if "optimizer" in changes:
             changes["learning_rate"] = now["learning_rate"]  # setting the one sets the other
         self._settings = now
         new = changes if act.made else now
@@ -192,6 +192,6 @@ def _texts(then: dict, changes: dict) -> dict[str, str]:
             value = control.part(changes[control.name])
             if value not in (None, control.part(then[control.name])):
                 texts[control.key] = control.text(value)
-    if "optimiser" in texts:  # which brings its learning rate along
+    if "optimizer" in texts:  # which brings its learning rate along
         texts.pop("learning_rate", None)
     return texts

@@ -178,7 +178,7 @@ def self_similarity_loss(target_maps: Tensor, content_maps: Tensor, thin: int = 
         thin: the side in positions that is averaged into one.
 
     D_ij = 1 − cos(F_i, F_j), each column divided by its mean; then mean |D − D'| (Kolkin et al. 2019, times
-    n², so that the number of places n does not matter). Colours and textures may change; what resembles what may not.
+    n², so that the number of places n does not matter). Colors and textures may change; what resembles what may not.
     """
 
     def distances(maps: Tensor) -> Tensor:

@@ -103,17 +103,17 @@ class Region:
     def __post_init__(self):
         if self.mask is not None:
             object.__setattr__(self, "mask", checks.mask("a region's mask", self.mask))
-        object.__setattr__(self, "styles", _normalised(self.styles))
+        object.__setattr__(self, "styles", _normalized(self.styles))
         checks.number("a region's weight", self.weight)
 
     def with_images(self, change: Callable[[Tensor], Tensor]) -> "Region":
         """Return this region with its style images changed; raises ValueError for saved styles, which have none."""
         if any(isinstance(style.image, SavedStyle) for style in self.styles):
-            raise ValueError("a saved style cannot be recoloured: it has no picture")
+            raise ValueError("a saved style cannot be recolored: it has no picture")
         return replace(self, styles=[replace(style, image=change(style.image)) for style in self.styles])
 
 
-def _normalised(styles: Tensor | Style | Sequence[Tensor | Style]) -> tuple[Style, ...]:
+def _normalized(styles: Tensor | Style | Sequence[Tensor | Style]) -> tuple[Style, ...]:
     """Return styles with weights that add up to 1."""
     given = list(styles) if isinstance(styles, Sequence) else [styles]
     styles = [style if isinstance(style, Style) else Style(style) for style in given]

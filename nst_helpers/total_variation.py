@@ -10,7 +10,7 @@ from .vgg import VGG
 
 
 def _differences(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return differences to the right and to the lower neighbour, where both are there."""
+    """Return differences to the right and to the lower neighbor, where both are there."""
     return image.diff(dim=3)[:, :, :-1], image.diff(dim=2)[:, :, :, :-1]
 
 

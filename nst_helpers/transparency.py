@@ -8,7 +8,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from .images import as_array, fitted, read, resized_bands
 
-FAINT = 0.05  # opacity up to which a pixel's own colour is not to be trusted
+FAINT = 0.05  # opacity up to which a pixel's own color is not to be trusted
 
 
 def load_transparent(source, size: int | None = 512) -> tuple[Tensor, Tensor]:
@@ -17,7 +17,7 @@ def load_transparent(source, size: int | None = 512) -> tuple[Tensor, Tensor]:
     Args:
         source, size: as `load_image` takes them; what has no transparency has a mask of 1.
 
-    Where nothing is there, the colours of what is nearest go on, so that no background shines through at the edges;
+    Where nothing is there, the colors of what is nearest go on, so that no background shines through at the edges;
     `load_image` puts white there, which a painting spreads as a halo. Give the mask to a `Region` to take the style of
     nothing else, and to `save_image` to have the transparency back. Raises what `load_image` raises, and ValueError
     where nothing is there at all.
@@ -41,12 +41,12 @@ def load_transparent(source, size: int | None = 512) -> tuple[Tensor, Tensor]:
     return _filled(planes[:, :3], planes[:, 3:]), planes[:, 3:].clamp(0, 1)
 
 
-def _filled(colours: Tensor, alpha: Tensor) -> Tensor:
-    """Return colours, given multiplied by alpha, divided by it; where that is 0, means of what is around."""
-    here = colours / alpha.clamp_min(1e-6)
+def _filled(colors: Tensor, alpha: Tensor) -> Tensor:
+    """Return colors, given multiplied by alpha, divided by it; where that is 0, means of what is around."""
+    here = colors / alpha.clamp_min(1e-6)
     seen = alpha > FAINT
     if bool(seen.all()) or alpha.numel() == 1:
         return here.clamp(0, 1)
     half = [-(-side // 2) for side in alpha.shape[2:]]
-    wide = _filled(adaptive_avg_pool2d(colours, half), adaptive_avg_pool2d(alpha, half))
+    wide = _filled(adaptive_avg_pool2d(colors, half), adaptive_avg_pool2d(alpha, half))
     return torch.where(seen, here, interpolate(wide, alpha.shape[2:], mode="bilinear")).clamp(0, 1)

@@ -13,7 +13,7 @@ from .weights import load_weights
 BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # convolutions in each of the five blocks
 CHANNELS = (64, 128, 256, 512, 512)  # of each block's feature maps
 PADDINGS = ("zeros", "reflect", "replicate")
-INPUTS = ("standardised", "255")
+INPUTS = ("standardized", "255")
 
 
 class L2Pool2d(nn.Module):
@@ -40,14 +40,14 @@ class VGG(nn.Sequential):
             "l2", the root of the mean square, between the two.
         padding: what convolutions see beyond the border: "zeros", as it was trained; "reflect" or "replicate", which
             have no dark frame around the picture.
-        inputs: "standardised", as `preprocess` does and as it was trained; or "255", where values are 255 times as
+        inputs: "standardized", as `preprocess` does and as it was trained; or "255", where values are 255 times as
             large, less the mean, as some published recipes feed them. The pretrained weights do not expect that.
 
     conv4_2 is a layer's value before its ReLU, relu4_2 after it. No layer works in place, so a stored feature map
-    stays what it was. Weights are left as torch initialises them: `load_vgg` returns the pretrained network.
+    stays what it was. Weights are left as torch initializes them: `load_vgg` returns the pretrained network.
     """
 
-    def __init__(self, name: str, pooling: str = "max", padding: str = "zeros", inputs: str = "standardised"):
+    def __init__(self, name: str, pooling: str = "max", padding: str = "zeros", inputs: str = "standardized"):
         super().__init__()
         self.name, self.note = name, ""
         self.pooling = checks.one_of("pooling", pooling, POOLINGS)
@@ -71,25 +71,25 @@ class VGG(nn.Sequential):
     @property
     def kind(self) -> str:
         """What its features depend on: its name, and pooling, padding and inputs where they are not the default."""
-        choices = ((self.pooling, "max"), (self.padding, "zeros"), (self.inputs, "standardised"))
+        choices = ((self.pooling, "max"), (self.padding, "zeros"), (self.inputs, "standardized"))
         return ", ".join([self.name, *(value for value, default in choices if value != default)])
 
     def preprocess(self, image: Tensor) -> Tensor:
         """Return an image in [0, 1] as `forward` takes it, on the network's device."""
-        normalised = preprocess(image.to(self.device))
-        return normalised if self.inputs == "standardised" else 255 * channels(IMAGENET_STD, normalised) * normalised
+        normalized = preprocess(image.to(self.device))
+        return normalized if self.inputs == "standardized" else 255 * channels(IMAGENET_STD, normalized) * normalized
 
-    def forward(self, normalised: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
+    def forward(self, normalized: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Return {layer: feature maps (B, C, H', W')} for preprocessed images (B, 3, H, W).
 
         Runs no further than the deepest of `layers` (default: all of them).
         """
         wanted = self.check_layers(layers if layers is not None else self._modules)
         feature_maps = {}
-        x = normalised
+        x = normalized
         for name, layer in self.named_children():
             if name.startswith("pool") and min(x.shape[-2:]) < 2:
-                raise ValueError(f"a picture of {tuple(normalised.shape[-2:])} px is too small for {wanted[-1]}")
+                raise ValueError(f"a picture of {tuple(normalized.shape[-2:])} px is too small for {wanted[-1]}")
             x = layer(x)
             if name in wanted:
                 feature_maps[name] = x
@@ -127,7 +127,7 @@ def load_vgg(
     device: torch.device | str | None = None,
     *,
     padding: str = "zeros",
-    inputs: str = "standardised",
+    inputs: str = "standardized",
 ) -> VGG:
     """Return a pretrained, frozen VGG.
 
@@ -166,7 +166,7 @@ def get_features(image: Tensor, network: VGG, layers: Iterable[str]) -> dict[str
     """Return {layer: feature maps} of an image, in the order of the network's layers.
 
     Args:
-        image: (B, 3, H, W) in [0, 1], RGB, not normalised: `VGG.preprocess` is called here. H and W are at least 16 for
+        image: (B, 3, H, W) in [0, 1], RGB, not normalized: `VGG.preprocess` is called here. H and W are at least 16 for
             layers of the fifth block.
         network: from `load_vgg`; the image is copied to its device.
         layers: names such as "conv4_2" (before its ReLU), "relu4_2" (after it) or "pool4".

@@ -26,7 +26,7 @@ from torch import Tensor
 from . import checks
 from .animation import save_animation
 from .chart import loss_chart
-from .colours import COLOURS
+from .colors import COLORS
 from .controls import BEAT, KEEP, OWN, PROJECT, REST, SIZES, UPLOAD_MB, Panel, crop, figure
 from .images import find_picture, load_image, resize, save_image
 from .painter import Painter, keep_calling
@@ -52,7 +52,7 @@ class Playground:
         steps: evaluations at that size.
         network: "auto", "vgg16", "vgg19" or a `VGG`.
         alpha, beta: the weights to begin with.
-        colour, content_loss, style_loss: as `StyleTransfer` has them, throughout.
+        color, content_loss, style_loss: as `StyleTransfer` has them, throughout.
         app: as a web app shows it: no paths or addresses, downloads in place of files, a pause when the page is gone.
 
     It begins with a sketch of 128 px. A kernel has one playground: the next closes the last. `close` ends its threads.
@@ -72,13 +72,13 @@ class Playground:
         network: str | VGG = "auto",
         alpha: float = 1.0,
         beta: float = 10.0,
-        colour: str = "style",
+        color: str = "style",
         content_loss: str = "features",
         style_loss: str = "gram",
         app: bool = False,
     ):
         self._kinds = {
-            "colour": checks.one_of("colour", colour, COLOURS),
+            "color": checks.one_of("color", color, COLORS),
             "content_loss": checks.one_of("content_loss", content_loss, CONTENT_LOSSES),
             "style_loss": checks.one_of("style_loss", style_loss, STYLE_LOSSES),
         }

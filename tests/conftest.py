@@ -23,7 +23,7 @@ def vgg16():
 
 @pytest.fixture
 def picture():
-    """Makes a smooth, colourful image (1, 3, height, width) in [0, 1]; another seed makes another."""
+    """Makes a smooth, colorful image (1, 3, height, width) in [0, 1]; another seed makes another."""
 
     def make(height=48, width=64, seed=0):
         coarse = torch.rand(1, 3, 6, 8, generator=torch.Generator().manual_seed(seed))

@@ -18,7 +18,7 @@ KINDS = {  # of gestures on sliders: what is done, and how much of it
     "drag, wait, drag": ("drag", 110, 40),
     "end": ("keys", "End", 1),
 }
-SLIDERS = "How stylised", "β, style", "α, content", "Smoothness, TV", "Step size, ×"
+SLIDERS = "How stylized", "β, style", "α, content", "Smoothness, TV", "Step size, ×"
 BOXES = {"relu2_1": "3.5", "β, style": "123.456", "α, content": "2.5", "Step size, ×": "0.75", "relu5_1": "0"}
 GESTURES = [(label, kind) for kind in KINDS for label in SLIDERS] + [(label, "type") for label in BOXES]
 KEYS = {"β, style": "beta", "α, content": "alpha", "Smoothness, TV": "tv_weight", "Step size, ×": "learning_rate"}
@@ -56,8 +56,8 @@ class Hand:
     kernel: object
 
     def handle(self, label):
-        labelled = self.page.locator("label", has_text=label)
-        return self.panel.locator(".widget-hbox, .widget-hslider", has=labelled).last.locator(".noUi-handle")
+        labeled = self.page.locator("label", has_text=label)
+        return self.panel.locator(".widget-hbox, .widget-hslider", has=labeled).last.locator(".noUi-handle")
 
     def box(self, label):
         return self.panel.get_by_label(label, exact=True).and_(self.page.locator("input"))
@@ -71,7 +71,7 @@ class Hand:
     def make(self, label, kind):
         """Make a gesture; raise AssertionError unless the page, the model, the painter and the chart follow it."""
         before = self.report()
-        key = "beta" if label == "How stylised" else KEYS.get(label, label)
+        key = "beta" if label == "How stylized" else KEYS.get(label, label)
         if kind == "type":
             box = self.box(label)
             box.click(click_count=3)
@@ -151,14 +151,14 @@ class Hand:
         """Return the kernel's report, and assert that the model and the painter have what the page shows."""
         now = self.report()
         values, value = now["values"], shown
-        if label == "How stylised":
+        if label == "How stylized":
             value = 10 ** (4 * shown) * values["alpha"] * now["unit"]
         elif kind != "type" and label != "Smoothness, TV":
             value = 10**shown
         assert math.isclose(values[key], value), f"the model has {values[key]}, not {value}"
         value = values[key]
         if key == "learning_rate":
-            value *= {"lbfgs": 1, "adam": 0.02}[values["optimiser"]]
+            value *= {"lbfgs": 1, "adam": 0.02}[values["optimizer"]]
         assert (now["run"][key], now["settings"].get(key, value)) == (value, value), "the painter has another value"
         return now
 

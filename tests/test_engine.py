@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import conv2d, cosine_similarity, max_pool2d
 
 import nst_helpers as nst
-from nst_helpers import by_hand, direct, engine, kernels, optimise, winograd
+from nst_helpers import by_hand, direct, engine, kernels, optimize, winograd
 from nst_helpers.engine import pick_engine
 from nst_helpers.masks import parts_of
 
@@ -24,7 +24,7 @@ def winograd_for_small_pictures(monkeypatch):
 
 @pytest.fixture
 def picture(picture):
-    """The shared one with noise: where neighbours are alike, rounding decides which of them is a pooling's maximum."""
+    """The shared one with noise: where neighbors are alike, rounding decides which of them is a pooling's maximum."""
 
     def make(height, width, seed=0):
         noise = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(seed))
@@ -183,7 +183,7 @@ class TestExactness:
         style = nst.load_image(root / "data/styles" / f"{pair[1]}.jpg", 256)
         noise = torch.randn(content.shape, generator=torch.Generator().manual_seed(0))
         image = (content + 0.1 * noise).clamp(0, 1)
-        settings = optimise.Settings(1.0, 10.0, 0.3, (("relu4_2", 1.0),), tuple(nst.STYLE_WEIGHTS.items()), 256)
+        settings = optimize.Settings(1.0, 10.0, 0.3, (("relu4_2", 1.0),), tuple(nst.STYLE_WEIGHTS.items()), 256)
         evaluations = {}
         for name in ("plain", kind):
             run = nst.StyleTransfer(content, style, network=vgg16, sizes=(256,), engine=name, tv_weight=0.3)
@@ -465,7 +465,7 @@ class TestChoice:
 class TestRoughAndExact:
     @pytest.fixture
     def run(self, vgg16, picture, monkeypatch):
-        monkeypatch.setattr(optimise, "ROUGH", 3)
+        monkeypatch.setattr(optimize, "ROUGH", 3)
         run = nst.StyleTransfer(
             picture(48, 48), picture(48, 48, 1), network=vgg16, sizes=(40, 48), steps=(5, 6), start="content"
         )
@@ -481,13 +481,13 @@ class TestRoughAndExact:
     def test_the_change_keeps_the_memory_and_compares_no_gradients(self, run):
         for _ in range(3):
             run.step()
-        pairs = list(run.state.optimiser.pairs)
+        pairs = list(run.state.optimizer.pairs)
         run.step()
-        assert [a is b for (a, *_), (b, *_) in zip(pairs, run.state.optimiser.pairs, strict=True)] == [True] * len(
+        assert [a is b for (a, *_), (b, *_) in zip(pairs, run.state.optimizer.pairs, strict=True)] == [True] * len(
             pairs
         )
         run.step()
-        assert len(run.state.optimiser.pairs) == len(pairs) + 1
+        assert len(run.state.optimizer.pairs) == len(pairs) + 1
 
     def test_best_is_of_the_exact_ones_after_the_change(self, run):
         for _ in range(3):

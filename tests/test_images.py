@@ -19,7 +19,7 @@ def encoded(picture, format="PNG", **options):
 
 @pytest.fixture
 def photo():
-    """A 60×40 RGB picture in which every pixel differs from its neighbours."""
+    """A 60×40 RGB picture in which every pixel differs from its neighbors."""
     y, x = np.mgrid[:40, :60]
     return Image.fromarray(np.stack([x * 4, y * 6, (x + y) * 2], axis=2).astype(np.uint8))
 
@@ -69,7 +69,7 @@ class TestSources:
 
 
 class TestModes:
-    def test_greyscale_has_three_equal_channels(self, photo):
+    def test_grayscale_has_three_equal_channels(self, photo):
         image = nst.load_image(encoded(photo.convert("L")), size=None)
         np.testing.assert_array_equal(pixels(image), np.stack([np.asarray(photo.convert("L"))] * 3, axis=2))
 
@@ -116,7 +116,7 @@ class TestModes:
         torch.testing.assert_close(nst.load_image(array, size=None), torch.full((1, 3, 20, 20), 0.75))
 
     def test_first_frame_of_an_animation(self):
-        frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "lime", "blue")]
+        frames = [Image.new("RGB", (20, 20), color) for color in ("red", "lime", "blue")]
         for format in ("GIF", "WEBP", "TIFF", "PNG"):
             animation = encoded(frames[0], format, save_all=True, append_images=frames[1:])
             np.testing.assert_allclose(pixels(nst.load_image(animation, size=None))[9, 9], (255, 0, 0), atol=2)
@@ -216,7 +216,7 @@ class TestRefusals:
 
     def test_values_out_of_range(self):
         self.refused(np.full((20, 20, 3), 200.0), ValueError, "200", "divide by 255")
-        self.refused(np.full((20, 20, 3), -1.0), ValueError, "normalised already")
+        self.refused(np.full((20, 20, 3), -1.0), ValueError, "normalized already")
         self.refused(np.full((20, 20, 3), np.nan), ValueError, "not finite")
 
     def test_array_shapes_and_types(self):
@@ -226,7 +226,7 @@ class TestRefusals:
 
 
 class TestPreprocess:
-    def test_is_imagenet_normalisation(self):
+    def test_is_imagenet_normalization(self):
         image = torch.tensor(images.IMAGENET_MEAN).view(1, 3, 1, 1).expand(2, 3, 4, 5)
         assert nst.preprocess(image).abs().max() == 0
         torch.testing.assert_close(
@@ -236,15 +236,15 @@ class TestPreprocess:
     def test_inverses_of_each_other(self, picture):
         image = picture().double()
         torch.testing.assert_close(nst.deprocess(nst.preprocess(image)), image, rtol=0, atol=1e-15)
-        normalised = torch.randn(2, 3, 8, 8, dtype=torch.float64) * 0.1
-        torch.testing.assert_close(nst.preprocess(nst.deprocess(normalised)), normalised, rtol=0, atol=1e-14)
+        normalized = torch.randn(2, 3, 8, 8, dtype=torch.float64) * 0.1
+        torch.testing.assert_close(nst.preprocess(nst.deprocess(normalized)), normalized, rtol=0, atol=1e-14)
         assert nst.deprocess(torch.full((3, 1, 1), 10.0)).min() > 2  # nothing is clipped
 
     def test_gradient_passes(self):
         assert torch.autograd.gradcheck(nst.preprocess, torch.rand(1, 3, 2, 2, dtype=torch.float64, requires_grad=True))
 
-    def test_normalising_twice_is_noticed(self, picture):
-        with pytest.raises(ValueError, match="normalised already"):
+    def test_normalizing_twice_is_noticed(self, picture):
+        with pytest.raises(ValueError, match="normalized already"):
             nst.preprocess(nst.preprocess(picture()))
 
     @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ class TestSave:
     def test_bad_images(self, picture, tmp_path):
         with pytest.raises(ValueError, match="one image at a time"):
             nst.save_image(picture().expand(2, -1, -1, -1), tmp_path / "a.png")
-        with pytest.raises(ValueError, match="normalised already"):
+        with pytest.raises(ValueError, match="normalized already"):
             nst.save_image(nst.preprocess(picture()), tmp_path / "a.png")
 
     def test_a_failure_leaves_the_old_file(self, picture, tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ class TestFeathered:
 
 
 class TestFindRegions:
-    def test_by_colours(self):
+    def test_by_colors(self):
         image = torch.full((1, 3, 48, 64), 0.2)
         image[:, 0, 12:36, 16:40] = 0.9
         torch.manual_seed(0)
@@ -55,7 +55,7 @@ class TestFindRegions:
         assert torch.equal(masks.sum(0), torch.ones(1, 48, 64))
 
     def test_by_features(self, vgg16):
-        """Two textures of the same mean colour, which colours alone do not tell apart."""
+        """Two textures of the same mean color, which colors alone do not tell apart."""
         torch.manual_seed(0)
         stripes = (torch.arange(64) // 4 % 2).float().expand(1, 3, 64, 64)
         noise = torch.rand(1, 1, 64, 64).expand(1, 3, 64, 64).round()

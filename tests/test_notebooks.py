@@ -204,10 +204,10 @@ def test_the_demo(clone, vgg16, tmp_path):
     assert max(nst.load_image(outputs / "quickstart.jpg", size=None).shape[2:]) == 512
 
 
-def test_content_stays_recognisable(vgg16, root):
+def test_content_stays_recognizable(vgg16, root):
     """The issue's bar: one size, 100 evaluations, from the photograph: under 15 % of the loss, and still that picture.
 
-    The measure: among all photographs in data/, the painting's relu4_2 feature maps, centred, correlate most with those
+    The measure: among all photographs in data/, the painting's relu4_2 feature maps, centered, correlate most with those
     of its own photograph, and by a wide margin.
     """
     parameters = next(cell for cell in code_cells(nbformat.read(TestQuickstart.PATH, 4)) if "content =" in cell.source)

@@ -63,8 +63,8 @@ def gram(F, t):
 
 def moments(F, t):
     mean = (F * t).sum(1) / t.sum()
-    centred = F - mean[:, None]
-    return mean, torch.einsum("ik,jk,k->ij", centred, centred, t) / t.sum()
+    centered = F - mean[:, None]
+    return mean, torch.einsum("ik,jk,k->ij", centered, centered, t) / t.sum()
 
 
 def naive_gram(F, t, S, s):
@@ -317,16 +317,16 @@ class TestRegions:
     def test_found_regions_may_be_used(self, pictures, vgg16):
         masks = find_regions(pictures[0], 2)
         regions = [Region(mask[None], style) for mask, style in zip(masks, pictures[1:], strict=True)]
-        run = make_run(pictures, vgg16, regions, start="recoloured", steps=3)
+        run = make_run(pictures, vgg16, regions, start="recolored", steps=3)
         records = list(run)
         assert records[-1].total < records[0].total
 
-    def test_start_in_the_colours_of_each(self, pictures, vgg16):
+    def test_start_in_the_colors_of_each(self, pictures, vgg16):
         mask = (torch.arange(64) < 32).float().expand(1, 1, 48, 64)
         regions = [Region(mask, pictures[1]), Region(1 - mask, pictures[2])]
-        run = make_run(pictures, vgg16, regions, start="recoloured")
+        run = make_run(pictures, vgg16, regions, start="recolored")
         for style, part in zip(pictures[1:], (slice(0, 32), slice(32, 64)), strict=True):
-            torch.testing.assert_close(run.image[..., part], nst.recolour(pictures[0], style)[..., part])
+            torch.testing.assert_close(run.image[..., part], nst.recolor(pictures[0], style)[..., part])
 
     def test_nonsense(self, pictures, vgg16):
         mask = torch.ones(1, 1, 48, 64)

@@ -15,11 +15,11 @@ def pictures(picture):
     return picture(48, 64), picture(64, 60, 1)
 
 
-SETTINGS = {"sizes": (48, 64), "steps": (2, 3), "beta": 30.0, "optimiser": "adam", "tv": "l2", "tv_weight": 2.0}
+SETTINGS = {"sizes": (48, 64), "steps": (2, 3), "beta": 30.0, "optimizer": "adam", "tv": "l2", "tv_weight": 2.0}
 
 
 def test_paints_the_same_again(pictures, vgg16, tmp_path):
-    result = nst.transfer(*pictures, network=vgg16, start="recoloured", noise=0.2, seed=4, progress=False, **SETTINGS)
+    result = nst.transfer(*pictures, network=vgg16, start="recolored", noise=0.2, seed=4, progress=False, **SETTINGS)
     path = nst.save_image(result.image, tmp_path / "painting.png", recipe=result.recipe)
     recipe = nst.settings_from_png(path)
     assert recipe == json.loads(json.dumps(result.recipe))

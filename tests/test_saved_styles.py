@@ -21,7 +21,7 @@ def test_takes_the_pictures_place(style_loss, pictures, vgg16, tmp_path):
     path = tmp_path / "style.safetensors"
     nst.save_style(path, pictures[1], vgg16, sizes=(32, 64), style_loss=style_loss)
     records = [
-        list(run_of(pictures, vgg16, style, style_loss=style_loss, start="recoloured"))
+        list(run_of(pictures, vgg16, style, style_loss=style_loss, start="recolored"))
         for style in (pictures[1], nst.load_style(path), Style(nst.load_style(path)))
     ]
     for ours, theirs in zip(records[0], records[1], strict=True):
@@ -74,8 +74,8 @@ def test_what_does_not_match_is_refused(pictures, vgg16, tmp_path):
     average = nst.load_vgg("vgg16", "average", device="cpu")
     with pytest.raises(ValueError, match="saved with vgg16, and the network is vgg16, average"):
         run_of(pictures, average, saved, style_weights=weights)
-    with pytest.raises(ValueError, match="a saved style cannot be recoloured"):
-        run_of(pictures, vgg16, saved, style_weights=weights, colour="symmetric")
+    with pytest.raises(ValueError, match="a saved style cannot be recolored"):
+        run_of(pictures, vgg16, saved, style_weights=weights, color="symmetric")
     other = nst.save_style(None, pictures[1], vgg16, sizes=(32,), style_weights=weights)
     with pytest.raises(ValueError, match="not saved at the same sizes"):
         saved.mixed(other, 0.5)

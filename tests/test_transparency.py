@@ -31,7 +31,7 @@ class TestLoad:
             torch.testing.assert_close(mask[0, 0], torch.tensor(disc[1]).float(), atol=3e-3, rtol=0)
         assert nst.load_image(disc[0], size)[:, 1:].max() > 0.98  # white there
 
-    def test_nearest_colours_go_on(self):
+    def test_nearest_colors_go_on(self):
         rgba = np.zeros((40, 60, 4), np.float32)
         rgba[:, :10] = (1, 0, 0, 1)
         rgba[:, 50:] = (0, 0, 1, 1)

@@ -49,7 +49,7 @@ class TestGetFeatures:
         assert list(shapes) == ["relu1_1", "conv4_2", "relu5_1"]
         assert shapes == {"relu1_1": (2, 64, 50, 75), "conv4_2": (2, 512, 6, 9), "relu5_1": (2, 512, 3, 4)}
 
-    def test_normalises_inside(self, vgg16, picture):
+    def test_normalizes_inside(self, vgg16, picture):
         x = nst.preprocess(picture())
         expected = functional.conv2d(x, vgg16.conv1_1.weight, vgg16.conv1_1.bias, padding=1)
         torch.testing.assert_close(nst.get_features(picture(), vgg16, ["conv1_1"])["conv1_1"], expected)
@@ -71,7 +71,7 @@ class TestGetFeatures:
             hook.remove()
         assert ran[-1] == "relu2_1"
 
-    def test_recognises_what_it_was_trained_on(self, vgg16, picture):
+    def test_recognizes_what_it_was_trained_on(self, vgg16, picture):
         """Pretrained features of a picture and of its mirror image are alike, those of another picture are not."""
         first, second = picture(64, 64), picture(64, 64, seed=3)
 
@@ -117,7 +117,7 @@ class TestGetFeatures:
     def test_bad_input(self, vgg16, picture):
         with pytest.raises(ValueError, match="vgg16 has no layer 'conv9_9'"):
             nst.get_features(picture(), vgg16, ["relu1_1", "conv9_9"])
-        with pytest.raises(ValueError, match="normalised already"):
+        with pytest.raises(ValueError, match="normalized already"):
             nst.get_features(nst.preprocess(picture()), vgg16, ["relu1_1"])
         with pytest.raises(ValueError, match="divide by 255"):
             nst.get_features(picture() * 255, vgg16, ["relu1_1"])

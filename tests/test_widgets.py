@@ -21,7 +21,7 @@ import nst_helpers as nst
 from nst_helpers import controls, widgets
 from nst_helpers import painter as painters
 from nst_helpers.controls import CONTROLS
-from nst_helpers.optimisers import OPTIMISERS
+from nst_helpers.optimizers import OPTIMIZERS
 from nst_helpers.painter import Painter
 from nst_helpers.widgets import Playground
 
@@ -86,14 +86,14 @@ class TestPainter:
         ]
 
     def test_steering_outlives_the_run(self, painter):
-        painter.steer(alpha=3.0, optimiser="adam", learning_rate=0.005)
+        painter.steer(alpha=3.0, optimizer="adam", learning_rate=0.005)
         painter.paint((64,), 1, "content")
         painter.wait(60)
-        assert (painter.run.alpha, painter.run.optimiser, painter.run.learning_rate) == (3, "adam", 0.005)
-        painter.steer(optimiser="lbfgs")
+        assert (painter.run.alpha, painter.run.optimizer, painter.run.learning_rate) == (3, "adam", 0.005)
+        painter.steer(optimizer="lbfgs")
         painter.paint((64,), 1, "content")
         painter.wait(60)
-        assert (painter.run.optimiser, painter.run.learning_rate) == ("lbfgs", 1)
+        assert (painter.run.optimizer, painter.run.learning_rate) == ("lbfgs", 1)
 
     def test_steering_after_the_end_paints_on(self, painter):
         painter.paint((64,), 2, "content")
@@ -102,7 +102,7 @@ class TestPainter:
         painter.wait(60)
         assert painter.story.steps == 2 + painters.MORE
 
-    @pytest.mark.parametrize("controls", [{"beta": -1}, {"optimiser": "sgd"}, {"size": 3}])
+    @pytest.mark.parametrize("controls", [{"beta": -1}, {"optimizer": "sgd"}, {"size": 3}])
     def test_nonsense_changes_nothing(self, painter, controls):
         painter.paint((64,), 1, "content")
         painter.wait(60)
@@ -251,15 +251,15 @@ class TestPlayground:
         panel, run = settled(playground).panel, playground.painter.run
         panel.controls["beta"].value = 123
         assert run.beta == 123
-        assert panel.stylised.value == 0.77  # (log10(123) + 1) / 4
-        panel.stylised.value = 0.25
+        assert panel.stylized.value == 0.77  # (log10(123) + 1) / 4
+        panel.stylized.value = 0.25
         assert (run.alpha, run.beta) == (1, pytest.approx(1))
         panel.controls["tv_weight"].value = 7
         panel.controls["relu2_1"].value = 3.5
         assert (run.tv_weight, run.style_weights["relu2_1"]) == (7, 3.5)
         panel.controls["learning_rate"].value = 0.5
-        panel.controls["optimiser"].value = "adam"
-        assert (run.optimiser, run.learning_rate) == ("adam", 0.01)
+        panel.controls["optimizer"].value = "adam"
+        assert (run.optimizer, run.learning_rate) == ("adam", 0.01)
         settled(playground)
         assert run.state.settings.beta == pytest.approx(1)
 
@@ -271,7 +271,7 @@ class TestPlayground:
         panel.controls[control.key].value = value
         assert panel.model.values[control.key] == value
         settled(playground)
-        default = OPTIMISERS[run.optimiser].learning_rate
+        default = OPTIMIZERS[run.optimizer].learning_rate
         expected = value * default if control.name == "learning_rate" else value
         assert control.part(getattr(run, control.name)) == expected
         assert control.part(playground.painter.settings[control.name]) == expected
@@ -291,9 +291,9 @@ class TestPlayground:
         assert (number.value, panel.model.values["beta"]) == (31.6, 10**1.5)
         number.value = 12345.6789  # typed, it stays as it is
         assert slider.value == pytest.approx(4.1)
-        panel.stylised.value = 0.37
+        panel.stylized.value = 0.37
         panel.controls["alpha"].value = 20
-        assert panel.stylised.value == pytest.approx(0.04)  # β as it was
+        assert panel.stylized.value == pytest.approx(0.04)  # β as it was
         assert panel.model.values["beta"] == pytest.approx(10 ** (4 * 0.37 - 1))
         number.value = float("nan")
         assert panel.model.values["beta"] == playground.painter.run.beta == 1e-4
@@ -307,12 +307,12 @@ class TestPlayground:
         time.sleep(0.1)
         assert panel.model.settle()
         sent.clear()
-        panel.controls["beta"].value = 20  # and so "How stylised" is written to, while it is moved:
-        panel.stylised.value = 0.5
+        panel.controls["beta"].value = 20  # and so "How stylized" is written to, while it is moved:
+        panel.stylized.value = 0.5
         time.sleep(0.1)
         sent.clear()
         assert panel.model.settle()
-        assert sent == [(panel.stylised, "value")]
+        assert sent == [(panel.stylized, "value")]
 
     def test_threads_do_not_disturb_one_another(self, playground):
         panel = settled(playground).panel
@@ -321,7 +321,7 @@ class TestPlayground:
             for value in values:
                 widget.value = value
 
-        turns = [(panel.stylised, [n / 100 for n in range(100)]), (panel.controls["alpha"], range(1, 100))]
+        turns = [(panel.stylized, [n / 100 for n in range(100)]), (panel.controls["alpha"], range(1, 100))]
         threads = [threading.Thread(target=turn, args=arguments) for arguments in turns]
         for thread in threads:
             thread.start()
@@ -334,7 +334,7 @@ class TestPlayground:
         run = playground.painter.run
         assert (run.alpha, run.beta) == (values["alpha"], values["beta"])
         balance = controls.balance_of(values["alpha"], values["beta"], panel.model.unit)
-        assert panel.stylised.value == pytest.approx(balance, abs=0.0051)
+        assert panel.stylized.value == pytest.approx(balance, abs=0.0051)
         assert panel.controls["alpha"].value == pytest.approx(values["alpha"], rel=0.005)
 
     def test_render_and_size_and_start(self, playground):
@@ -461,11 +461,11 @@ class TestPlayground:
         exec(playground.show_code(), names)
         assert torch.equal(names["image"], playground.shown.image)
 
-    def test_kinds_of_colour_and_loss(self, playground, images, vgg16):
-        with pytest.raises(ValueError, match=r"colour is one of style, .+'luminance_yiq'"):
-            Playground(*images, network=vgg16, colour="luminance_yik")
+    def test_kinds_of_color_and_loss(self, playground, images, vgg16):
+        with pytest.raises(ValueError, match=r"color is one of style, .+'luminance_yiq'"):
+            Playground(*images, network=vgg16, color="luminance_yik")
         assert playground.painter.state != "closed"
-        kinds = {"colour": "luminance_yiq", "content_loss": "self_similarity", "style_loss": "mean_std"}
+        kinds = {"color": "luminance_yiq", "content_loss": "self_similarity", "style_loss": "mean_std"}
         other = settled(Playground(*images, network=vgg16, **kinds))
         assert dataclasses.asdict(other.painter.run.problem.kinds).items() > kinds.items()
         names = {"content_image": images[0], "style_image": images[1]}

@@ -42,7 +42,7 @@ class TestStory:
     def test_what_it_notes(self, paint):
         told = Story()
         assert (told.steps, told.latest) == (0, None)
-        record = paint(told, 6, changes={3: {"beta": 30.0}, 4: {"optimiser": "adam"}})
+        record = paint(told, 6, changes={3: {"beta": 30.0}, 4: {"optimizer": "adam"}})
         assert told.steps == 6
         assert torch.equal(told.latest.image, record.image)
         assert told.latest.loss == record.total
@@ -104,7 +104,7 @@ class TestStory:
 
     def test_code_paints_it_again(self, paint, images, vgg16, tmp_path, monkeypatch):
         told = Story()
-        paint(told, 5, changes={2: {"beta": 40.0}, 3: {"optimiser": "adam", "learning_rate": 0.01}}, sizes=(32, 64))
+        paint(told, 5, changes={2: {"beta": 40.0}, 3: {"optimizer": "adam", "learning_rate": 0.01}}, sizes=(32, 64))
         told.cut(told.snapshots[7])
         paint(told, 3, start=None, settings={"tv_weight": 3.0}, changes={1: {"style_weights": {"relu2_1": 4.0}}})
         paint(told, 3, start="noise")

@@ -1,4 +1,4 @@
-"""Colours: those of one picture given to another, and luminance apart from colour."""
+"""Colors: those of one picture given to another, and luminance apart from color."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,8 +9,8 @@ from torch.nn.functional import interpolate
 
 from . import checks
 
-FAINTEST = 1e-5  # variance that every direction of colour is taken to have: a grey picture has none in two of them
-TURNS = 20  # rotations of the colour space in which histograms are matched
+FAINTEST = 1e-5  # variance that every direction of color is taken to have: a gray picture has none in two of them
+TURNS = 20  # rotations of the color space in which histograms are matched
 YIQ = torch.tensor(  # rows Y, I, Q (NTSC 1953, as Python's colorsys has them)
     [[0.30, 0.59, 0.11], [0.5990, -0.2773, -0.3217], [0.2130, -0.5251, 0.3121]], dtype=torch.float64
 )
@@ -32,67 +32,67 @@ OKLAB = torch.tensor(  # and their cube roots to L, a, b
 )
 
 
-# ------------------------------------------------------------------------------------- the colours of another picture
+# ------------------------------------------------------------------------------------- the colors of another picture
 
 
-def recolour(image: Tensor, like: Tensor, method: str = "symmetric") -> Tensor:
-    """Return the image with the colours of another, clipped to [0, 1].
+def recolor(image: Tensor, like: Tensor, method: str = "symmetric") -> Tensor:
+    """Return the image with the colors of another, clipped to [0, 1].
 
     Args:
         image: (1, 3, H, W) in [0, 1].
         like: (1, 3, H', W') in [0, 1].
         method: "symmetric", "pca" and "cholesky" give it the other's mean and covariance, each by one affine map of
-            colours: "symmetric" is the one that moves colours least (the Monge–Kantorovitch solution of Pitié and
+            colors: "symmetric" is the one that moves colors least (the Monge–Kantorovitch solution of Pitié and
             Kokaram 2007, equation 13); "pca" goes by way of white, √T √S⁻¹; "cholesky" by way of the triangular
             factors, which depends on the order of the channels. "histogram" gives it the other's whole distribution of
-            colours, by matching histograms along `TURNS` sets of axes one after the other (Pitié et al. 2007).
+            colors, by matching histograms along `TURNS` sets of axes one after the other (Pitié et al. 2007).
 
-    Clipping shifts mean and covariance a little where colours leave the range.
+    Clipping shifts mean and covariance a little where colors leave the range.
     """
-    checks.one_of("method", method, RECOLOURINGS)
-    colours, wanted = (picture.detach().cpu()[0].flatten(1).double() for picture in (image, like))
-    return RECOLOURINGS[method](colours, wanted).view(image.shape).to(image).clamp(0, 1)
+    checks.one_of("method", method, RECOLORINGS)
+    colors, wanted = (picture.detach().cpu()[0].flatten(1).double() for picture in (image, like))
+    return RECOLORINGS[method](colors, wanted).view(image.shape).to(image).clamp(0, 1)
 
 
-def _symmetric(colours: Tensor, like: Tensor) -> Tensor:
-    mean, S, root = _moments(colours)
+def _symmetric(colors: Tensor, like: Tensor) -> Tensor:
+    mean, S, root = _moments(colors)
     like_mean, _, like_root = _moments(like)
     inverse = _power(S, -0.5)
-    return inverse @ _power(root @ like_root @ like_root @ root, 0.5) @ inverse @ (colours - mean) + like_mean
+    return inverse @ _power(root @ like_root @ like_root @ root, 0.5) @ inverse @ (colors - mean) + like_mean
 
 
-def _pca(colours: Tensor, like: Tensor) -> Tensor:
-    mean, S, _ = _moments(colours)
+def _pca(colors: Tensor, like: Tensor) -> Tensor:
+    mean, S, _ = _moments(colors)
     like_mean, _, like_root = _moments(like)
-    return like_root @ _power(S, -0.5) @ (colours - mean) + like_mean
+    return like_root @ _power(S, -0.5) @ (colors - mean) + like_mean
 
 
-def _cholesky(colours: Tensor, like: Tensor) -> Tensor:
-    mean, S, _ = _moments(colours)
+def _cholesky(colors: Tensor, like: Tensor) -> Tensor:
+    mean, S, _ = _moments(colors)
     like_mean, T, _ = _moments(like)
-    white = torch.linalg.solve_triangular(torch.linalg.cholesky(S), colours - mean, upper=False)
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(S), colors - mean, upper=False)
     return torch.linalg.cholesky(T) @ white + like_mean
 
 
-def _histogram(colours: Tensor, like: Tensor) -> Tensor:
+def _histogram(colors: Tensor, like: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     for turn in range(TURNS):
         axes = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64)).Q
         axes = torch.eye(3, dtype=torch.float64) if turn == TURNS - 1 else axes  # so that each channel's is exact
-        turned, order = (axes @ colours).sort(1)
+        turned, order = (axes @ colors).sort(1)
         wanted = (axes @ like).sort(1).values[None]
         values = interpolate(wanted, size=turned.shape[1], mode="linear", align_corners=True)[0]
-        colours = axes.T @ torch.empty_like(turned).scatter_(1, order, values)
-    return colours
+        colors = axes.T @ torch.empty_like(turned).scatter_(1, order, values)
+    return colors
 
 
-RECOLOURINGS = {"symmetric": _symmetric, "pca": _pca, "cholesky": _cholesky, "histogram": _histogram}
+RECOLORINGS = {"symmetric": _symmetric, "pca": _pca, "cholesky": _cholesky, "histogram": _histogram}
 
 
-def _moments(colours: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the mean colour (3, 1), the covariance (3, 3) and its square root."""
-    covariance = torch.cov(colours, correction=0) + FAINTEST * torch.eye(3)
-    return colours.mean(1, keepdim=True), covariance, _power(covariance, 0.5)
+def _moments(colors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean color (3, 1), the covariance (3, 3) and its square root."""
+    covariance = torch.cov(colors, correction=0) + FAINTEST * torch.eye(3)
+    return colors.mean(1, keepdim=True), covariance, _power(covariance, 0.5)
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
@@ -100,11 +100,11 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
     return vectors * values.clamp_min(0) ** exponent @ vectors.T
 
 
-# --------------------------------------------------------------------------------------- luminance apart from colour
+# --------------------------------------------------------------------------------------- luminance apart from color
 
 
 def to_yiq(image: Tensor) -> Tensor:
-    """Return RGB (B, 3, H, W) in [0, 1] as luminance Y in [0, 1] and colour I, Q."""
+    """Return RGB (B, 3, H, W) in [0, 1] as luminance Y in [0, 1] and color I, Q."""
     return _mixed(YIQ, image)
 
 
@@ -114,7 +114,7 @@ def from_yiq(image: Tensor) -> Tensor:
 
 
 def to_oklab(image: Tensor) -> Tensor:
-    """Return sRGB (B, 3, H, W) in [0, 1] as perceived lightness L in [0, 1] and colour a, b (Ottosson 2020)."""
+    """Return sRGB (B, 3, H, W) in [0, 1] as perceived lightness L in [0, 1] and color a, b (Ottosson 2020)."""
     linear = torch.where(image <= 0.04045, image / 12.92, ((image.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
     return _mixed(OKLAB, _mixed(OKLAB_LMS, linear).sign() * _mixed(OKLAB_LMS, linear).abs() ** (1 / 3))
 
@@ -133,15 +133,15 @@ SPACES = {"yiq": (to_yiq, from_yiq), "oklab": (to_oklab, from_oklab)}
 
 
 def luminance(image: Tensor, space: str = "yiq") -> Tensor:
-    """Return a grey image (1, 3, H, W) that is as light as this one: Y of "yiq", or L of "oklab" made grey again."""
+    """Return a gray image (1, 3, H, W) that is as light as this one: Y of "yiq", or L of "oklab" made gray again."""
     there, back = SPACES[checks.one_of("space", space, SPACES)]
     light = there(image)
     light[:, 1:] = 0
     return back(light).clamp(0, 1)
 
 
-def with_colours_of(image: Tensor, like: Tensor, space: str = "yiq") -> Tensor:
-    """Return the image's luminance with the colours of another of the same shape, clipped to [0, 1]."""
+def with_colors_of(image: Tensor, like: Tensor, space: str = "yiq") -> Tensor:
+    """Return the image's luminance with the colors of another of the same shape, clipped to [0, 1]."""
     there, back = SPACES[checks.one_of("space", space, SPACES)]
     if image.shape != like.shape:
         raise ValueError(f"shapes differ: {tuple(image.shape)}, {tuple(like.shape)}")
@@ -149,7 +149,7 @@ def with_colours_of(image: Tensor, like: Tensor, space: str = "yiq") -> Tensor:
 
 
 def match_luminance(image: Tensor, like: Tensor) -> Tensor:
-    """Return a grey image with the mean and the standard deviation of another grey one (Gatys et al. 2017)."""
+    """Return a gray image with the mean and the standard deviation of another gray one (Gatys et al. 2017)."""
     deviation = image.std(correction=0).clamp_min(FAINTEST)
     return ((image - image.mean()) * (like.std(correction=0) / deviation) + like.mean()).clamp(0, 1)
 
@@ -157,7 +157,7 @@ def match_luminance(image: Tensor, like: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------- what a painting does about it
 
 
-class Colouring(NamedTuple):
+class Coloring(NamedTuple):
     """What is done before a painting to both pictures, and what after it; None is nothing."""
 
     content: Callable[[Tensor], Tensor] | None  # (content image)
@@ -165,25 +165,25 @@ class Colouring(NamedTuple):
     after: Callable[[Tensor, Tensor], Tensor] | None  # (painting, content image)
 
 
-def _recoloured(method: str) -> Colouring:
-    return Colouring(None, lambda style, content: recolour(style, content, method), None)
+def _recolored(method: str) -> Coloring:
+    return Coloring(None, lambda style, content: recolor(style, content, method), None)
 
 
-def _in_grey(space: str) -> Colouring:
-    return Colouring(
+def _in_gray(space: str) -> Coloring:
+    return Coloring(
         lambda content: luminance(content, space),
         lambda style, content: match_luminance(luminance(style, space), luminance(content, space)),
-        lambda painting, content: with_colours_of(painting, content, space),
+        lambda painting, content: with_colors_of(painting, content, space),
     )
 
 
-def _put_back(space: str) -> Colouring:
-    return Colouring(None, None, lambda painting, content: with_colours_of(painting, content, space))
+def _put_back(space: str) -> Coloring:
+    return Coloring(None, None, lambda painting, content: with_colors_of(painting, content, space))
 
 
-COLOURS = {
-    "style": Colouring(None, None, None),
-    **{method: _recoloured(method) for method in RECOLOURINGS},
-    **{f"luminance_{space}": _in_grey(space) for space in SPACES},
+COLORS = {
+    "style": Coloring(None, None, None),
+    **{method: _recolored(method) for method in RECOLORINGS},
+    **{f"luminance_{space}": _in_gray(space) for space in SPACES},
     **{f"content_{space}": _put_back(space) for space in SPACES},
 }

@@ -25,7 +25,7 @@ class LBFGS:
         self.last = None
 
     def resized(self, height: int, width: int) -> "LBFGS":
-        """Return the optimiser for images of another size: without memory, since differences there are others."""
+        """Return the optimizer for images of another size: without memory, since differences there are others."""
         return LBFGS(self.history, self.first_step)
 
     def direction(self, image: Tensor, gradient: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Adam:
         """As `LBFGS.forget_gradient`; Adam compares none."""
 
     def resized(self, height: int, width: int) -> "Adam":
-        """Return the optimiser for images of another size, with its memory enlarged along with them.
+        """Return the optimizer for images of another size, with its memory enlarged along with them.
 
         A loss is a mean over pixels, so that gradients fall as their number grows, and the memory is scaled like them.
         """
@@ -88,4 +88,4 @@ class Adam:
         return -mean / (square.sqrt() + self.epsilon)
 
 
-OPTIMISERS = {"lbfgs": LBFGS, "adam": Adam}
+OPTIMIZERS = {"lbfgs": LBFGS, "adam": Adam}

@@ -4,17 +4,17 @@ import pytest
 import torch
 
 import nst_helpers as nst
-from nst_helpers import colours
+from nst_helpers import colors
 
 
 def moments(image):
-    colours = image[0].flatten(1).double()
-    return colours.mean(1), torch.cov(colours, correction=0)
+    colors = image[0].flatten(1).double()
+    return colors.mean(1), torch.cov(colors, correction=0)
 
 
 @pytest.fixture
 def muted(picture):
-    """A picture whose colours stay in [0, 1] when they become those of another such picture."""
+    """A picture whose colors stay in [0, 1] when they become those of another such picture."""
 
     def make(seed):
         return 0.35 + 0.3 * picture(40, 50, seed)
@@ -22,17 +22,17 @@ def muted(picture):
     return make
 
 
-class TestRecolour:
+class TestRecolor:
     @pytest.mark.parametrize("method", ["symmetric", "pca", "cholesky"])
     def test_gives_the_others_mean_and_covariance(self, muted, method):
-        mean, covariance = moments(nst.recolour(muted(0), muted(1), method))
+        mean, covariance = moments(nst.recolor(muted(0), muted(1), method))
         expected_mean, expected_covariance = moments(muted(1))
         torch.testing.assert_close(mean, expected_mean, atol=1e-6, rtol=0)
         torch.testing.assert_close(covariance, expected_covariance, atol=2e-5, rtol=0)
 
-    @pytest.mark.parametrize("method", colours.RECOLOURINGS)
-    def test_leaves_a_picture_in_its_own_colours(self, muted, method):
-        torch.testing.assert_close(nst.recolour(muted(0), muted(0), method), muted(0), atol=1e-5, rtol=0)
+    @pytest.mark.parametrize("method", colors.RECOLORINGS)
+    def test_leaves_a_picture_in_its_own_colors(self, muted, method):
+        torch.testing.assert_close(nst.recolor(muted(0), muted(0), method), muted(0), atol=1e-5, rtol=0)
 
     def test_the_maps_are_affine_and_differ_as_their_formulas_do(self, muted):
         """Of A with A S Aᵀ = T: the symmetric one is symmetric, that of Cholesky is triangular."""
@@ -40,7 +40,7 @@ class TestRecolour:
         X = torch.cat([image[0].flatten(1), torch.ones(1, 2000)]).double()
         maps = {}
         for method in ("symmetric", "pca", "cholesky"):
-            Y = nst.recolour(image, like, method)[0].flatten(1).double()
+            Y = nst.recolor(image, like, method)[0].flatten(1).double()
             maps[method] = torch.linalg.lstsq(X.T, Y.T).solution.T[:, :3]
             torch.testing.assert_close(maps[method] @ X[:3] + (Y - maps[method] @ X[:3]).mean(1, keepdim=True), Y)
         torch.testing.assert_close(maps["symmetric"], maps["symmetric"].T, atol=1e-4, rtol=0)
@@ -50,124 +50,124 @@ class TestRecolour:
     def test_histogram_gives_the_others_distribution(self, muted):
         """Not the moments alone: each channel's values, and those along other directions, sorted, are the other's."""
         image, like = muted(0), (muted(1) + 0.2 * (muted(1) > 0.5)).clamp(0, 1)
-        recoloured = nst.recolour(image, like, "histogram")
+        recolored = nst.recolor(image, like, "histogram")
         for direction in (*torch.eye(3), torch.tensor([0.6, 0.8, 0.0]), torch.tensor([1.0, -1.0, 1.0])):
             wanted, matched, moved = (
                 torch.einsum("c,chw->hw", direction, x[0]).flatten().sort().values
-                for x in (like, recoloured, nst.recolour(image, like))
+                for x in (like, recolored, nst.recolor(image, like))
             )
             assert (matched - wanted).abs().mean() < 0.3 * (moved - wanted).abs().mean()
         torch.testing.assert_close(
-            recoloured[0, 0].flatten().sort().values, like[0, 0].flatten().sort().values, atol=1e-5, rtol=0
+            recolored[0, 0].flatten().sort().values, like[0, 0].flatten().sort().values, atol=1e-5, rtol=0
         )
 
     def test_unknown_method(self, muted):
         with pytest.raises(ValueError, match="method is one of symmetric, pca, cholesky, histogram, not 'chol'"):
-            nst.recolour(muted(0), muted(1), "chol")
+            nst.recolor(muted(0), muted(1), "chol")
 
-    def test_moves_colours_no_more_than_other_maps_do(self, muted):
-        """Cholesky's map gives the same mean and covariance, and moves colours further."""
+    def test_moves_colors_no_more_than_other_maps_do(self, muted):
+        """Cholesky's map gives the same mean and covariance, and moves colors further."""
         image, like = muted(0), muted(1)
         (mean, covariance), (target_mean, target) = moments(image), moments(like)
         matrix = torch.linalg.cholesky(target) @ torch.linalg.cholesky(covariance).inverse()
         other = matrix @ (image[0].flatten(1).double() - mean[:, None]) + target_mean[:, None]
-        moved = (nst.recolour(image, like) - image).square().sum()
+        moved = (nst.recolor(image, like) - image).square().sum()
         assert moved < (other.view(image.shape) - image).square().sum()
 
     @pytest.mark.parametrize(
         "image", [torch.full((1, 3, 8, 8), 0.5), torch.linspace(0, 1, 64).view(1, 1, 8, 8).expand(1, 3, 8, 8)]
     )
-    def test_a_picture_without_colours(self, image, muted):
-        recoloured = nst.recolour(image, muted(1))
-        assert recoloured.isfinite().all()
-        torch.testing.assert_close(moments(recoloured)[0], moments(muted(1))[0], atol=1e-2, rtol=0)
+    def test_a_picture_without_colors(self, image, muted):
+        recolored = nst.recolor(image, muted(1))
+        assert recolored.isfinite().all()
+        torch.testing.assert_close(moments(recolored)[0], moments(muted(1))[0], atol=1e-2, rtol=0)
 
     def test_stays_in_range(self, picture):
-        recoloured = nst.recolour(picture(30, 30), (picture(30, 30, 1) > 0.5).float())
-        assert (recoloured.shape, recoloured.dtype) == ((1, 3, 30, 30), torch.float32)
-        assert recoloured.min() >= 0
-        assert recoloured.max() <= 1
+        recolored = nst.recolor(picture(30, 30), (picture(30, 30, 1) > 0.5).float())
+        assert (recolored.shape, recolored.dtype) == ((1, 3, 30, 30), torch.float32)
+        assert recolored.min() >= 0
+        assert recolored.max() <= 1
 
 
 class TestLuminance:
     def test_yiq_is_pythons(self, picture):
         image = picture(4, 5)
         expected = [colorsys.rgb_to_yiq(*pixel) for pixel in image[0].flatten(1).T.tolist()]
-        torch.testing.assert_close(colours.to_yiq(image)[0].flatten(1).T, torch.tensor(expected), atol=1e-6, rtol=0)
+        torch.testing.assert_close(colors.to_yiq(image)[0].flatten(1).T, torch.tensor(expected), atol=1e-6, rtol=0)
 
-    def test_oklab_of_known_colours(self):
+    def test_oklab_of_known_colors(self):
         """White, red and blue, from the definition's own page (Ottosson 2020) and CSS Color 4."""
         known = {(1, 1, 1): (1, 0, 0), (1, 0, 0): (0.62796, 0.22486, 0.12585), (0, 0, 1): (0.45201, -0.03246, -0.31153)}
         for rgb, lab in known.items():
-            found = colours.to_oklab(torch.tensor(rgb).float().view(1, 3, 1, 1)).flatten()
+            found = colors.to_oklab(torch.tensor(rgb).float().view(1, 3, 1, 1)).flatten()
             torch.testing.assert_close(found, torch.tensor(lab).float(), atol=2e-4, rtol=0)
 
-    @pytest.mark.parametrize("space", colours.SPACES)
+    @pytest.mark.parametrize("space", colors.SPACES)
     def test_there_and_back(self, space, picture):
-        there, back = colours.SPACES[space]
+        there, back = colors.SPACES[space]
         torch.testing.assert_close(back(there(picture())), picture(), atol=1e-4, rtol=0)
 
-    @pytest.mark.parametrize("space", colours.SPACES)
-    def test_luminance_is_grey_and_as_light(self, space, muted):
-        grey = colours.luminance(muted(0), space)
-        assert (grey - grey.mean(1, keepdim=True)).abs().max() < 1e-3
-        there, _ = colours.SPACES[space]
-        torch.testing.assert_close(there(grey)[:, 0], there(muted(0))[:, 0], atol=1e-3, rtol=0)
+    @pytest.mark.parametrize("space", colors.SPACES)
+    def test_luminance_is_gray_and_as_light(self, space, muted):
+        gray = colors.luminance(muted(0), space)
+        assert (gray - gray.mean(1, keepdim=True)).abs().max() < 1e-3
+        there, _ = colors.SPACES[space]
+        torch.testing.assert_close(there(gray)[:, 0], there(muted(0))[:, 0], atol=1e-3, rtol=0)
 
-    @pytest.mark.parametrize("space", colours.SPACES)
-    def test_with_colours_of(self, space, muted):
-        there, _ = colours.SPACES[space]
-        mixed = there(colours.with_colours_of(muted(0), muted(1), space))
+    @pytest.mark.parametrize("space", colors.SPACES)
+    def test_with_colors_of(self, space, muted):
+        there, _ = colors.SPACES[space]
+        mixed = there(colors.with_colors_of(muted(0), muted(1), space))
         torch.testing.assert_close(mixed[:, :1], there(muted(0))[:, :1], atol=1e-3, rtol=0)
         torch.testing.assert_close(mixed[:, 1:], there(muted(1))[:, 1:], atol=1e-3, rtol=0)
 
     def test_match(self, muted):
-        image, like = (colours.luminance(muted(seed)) for seed in range(2))
-        matched = colours.match_luminance(image, like)
+        image, like = (colors.luminance(muted(seed)) for seed in range(2))
+        matched = colors.match_luminance(image, like)
         torch.testing.assert_close(matched.mean(), like.mean())
         torch.testing.assert_close(matched.std(), like.std(), atol=1e-4, rtol=0)
 
     def test_bad_input(self, muted):
         with pytest.raises(ValueError, match="space is one of yiq, oklab, not 'lab'"):
-            colours.luminance(muted(0), "lab")
+            colors.luminance(muted(0), "lab")
         with pytest.raises(ValueError, match="shapes differ"):
-            colours.with_colours_of(muted(0), muted(1)[..., :20])
+            colors.with_colors_of(muted(0), muted(1)[..., :20])
 
 
 class TestPaintings:
-    def paint(self, vgg16, muted, colour):
+    def paint(self, vgg16, muted, color):
         run = nst.StyleTransfer(
-            muted(0), muted(1), network=vgg16, sizes=(48,), steps=6, colour=colour, start="noise", engine="plain"
+            muted(0), muted(1), network=vgg16, sizes=(48,), steps=6, color=color, start="noise", engine="plain"
         )
         return run, [record.image for record in run]
 
-    @pytest.mark.parametrize("space", colours.SPACES)
+    @pytest.mark.parametrize("space", colors.SPACES)
     @pytest.mark.parametrize("way", ["luminance", "content"])
-    def test_the_contents_colours_are_put_back(self, vgg16, muted, way, space):
+    def test_the_contents_colors_are_put_back(self, vgg16, muted, way, space):
         run, images = self.paint(vgg16, muted, f"{way}_{space}")
-        there, _ = colours.SPACES[space]
+        there, _ = colors.SPACES[space]
         photograph = nst.load_image(muted(0), 48)
         for image in (run.image, run.best, images[-1]):
             chroma = there(image)[:, 1:] - there(photograph)[:, 1:]
             assert chroma.abs().mean() < 0.01  # more only where it was clipped
             assert (there(image)[:, :1] - there(photograph)[:, :1]).abs().mean() > 0.002
 
-    def test_before_the_run_both_are_grey_and_alike(self, vgg16, muted):
+    def test_before_the_run_both_are_gray_and_alike(self, vgg16, muted):
         run, _ = self.paint(vgg16, muted, "luminance_yiq")
         content, style = run.problem.content_image, run.problem.regions[0].styles[0].image
         for image in (content, style):
             assert (image - image.mean(1, keepdim=True)).abs().max() < 1e-3
         torch.testing.assert_close(style.mean(), content.mean(), atol=1e-3, rtol=0)
 
-    @pytest.mark.parametrize("method", colours.RECOLOURINGS)
-    def test_the_style_is_recoloured(self, vgg16, muted, method):
+    @pytest.mark.parametrize("method", colors.RECOLORINGS)
+    def test_the_style_is_recolored(self, vgg16, muted, method):
         run, _ = self.paint(vgg16, muted, method)
-        expected = nst.recolour(muted(1), muted(0), method)
+        expected = nst.recolor(muted(1), muted(0), method)
         torch.testing.assert_close(run.problem.regions[0].styles[0].image, expected)
         plain, _ = self.paint(vgg16, muted, "style")
         wanted = moments(muted(0))[0]
         assert (moments(run.image)[0] - wanted).norm() < (moments(plain.image)[0] - wanted).norm()
 
     def test_unknown(self, vgg16, muted):
-        with pytest.raises(ValueError, match=r"colour is one of style, symmetric, .*, not 'luminance'"):
+        with pytest.raises(ValueError, match=r"color is one of style, symmetric, .*, not 'luminance'"):
             self.paint(vgg16, muted, "luminance")

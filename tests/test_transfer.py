@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import nst_helpers as nst
-from nst_helpers import optimise, vgg
-from nst_helpers.optimisers import LBFGS, Adam
+from nst_helpers import optimize, vgg
+from nst_helpers.optimizers import LBFGS, Adam
 from nst_helpers.schedules import QUALITIES, coarse_to_fine
 
 
@@ -40,15 +40,15 @@ def plain_losses(image, content, style, network, alpha, beta, tv_weight):
     return alpha * content_loss + beta * style_loss + tv_weight * variation, content_loss, style_loss, variation
 
 
-class TestOptimisers:
-    @pytest.mark.parametrize(("optimiser", "steps"), [(LBFGS(), 60), (Adam(), 2000)])
-    def test_reach_the_minimum_of_a_quadratic(self, optimiser, steps):
+class TestOptimizers:
+    @pytest.mark.parametrize(("optimizer", "steps"), [(LBFGS(), 60), (Adam(), 2000)])
+    def test_reach_the_minimum_of_a_quadratic(self, optimizer, steps):
         generator = torch.Generator().manual_seed(0)
         scales = torch.logspace(0, 2, 48, dtype=torch.float64).view(1, 3, 4, 4)
         target = torch.rand(1, 3, 4, 4, generator=generator, dtype=torch.float64)
         x = torch.full_like(target, 0.5)
         for _ in range(steps):
-            x = x + optimiser.learning_rate * optimiser.direction(x, scales * (x - target))
+            x = x + optimizer.learning_rate * optimizer.direction(x, scales * (x - target))
         assert (x - target).abs().max() < 1e-4
 
     def test_adam_is_torchs(self):
@@ -97,10 +97,10 @@ class TestOptimisers:
         assert len(lbfgs.pairs) <= 3
         assert all(s.dot(y) > 0 for s, y, _ in lbfgs.pairs)
 
-    @pytest.mark.parametrize("optimiser", [LBFGS(), Adam()])
-    def test_no_gradient_no_step(self, optimiser):
+    @pytest.mark.parametrize("optimizer", [LBFGS(), Adam()])
+    def test_no_gradient_no_step(self, optimizer):
         for _ in range(3):
-            assert optimiser.direction(torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)).abs().max() == 0
+            assert optimizer.direction(torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)).abs().max() == 0
 
 
 class TestStep:
@@ -212,11 +212,11 @@ class TestSettings:
         run = make_run(steps=10)
         for _ in range(4):
             run.step()
-        assert run.state.optimiser.pairs
+        assert run.state.optimizer.pairs
         for name, value in change.items():
             setattr(run, name, value)
         record = run.step()
-        assert not run.state.optimiser.pairs
+        assert not run.state.optimizer.pairs
         assert run.best_loss == record.total
         assert torch.equal(run.best, record.image)
 
@@ -226,21 +226,21 @@ class TestSettings:
             same.beta, same.style_weights = 10, nst.STYLE_WEIGHTS
             assert run.step() == same.step()
 
-    def test_the_optimiser(self, make_run):
-        run = make_run(steps=20, optimiser="lbfgs", learning_rate=0.5)
+    def test_the_optimizer(self, make_run):
+        run = make_run(steps=20, optimizer="lbfgs", learning_rate=0.5)
         first = run.step()
-        assert (first.optimiser, first.learning_rate) == ("lbfgs", 0.5)
-        run.optimiser = "adam"
+        assert (first.optimizer, first.learning_rate) == ("lbfgs", 0.5)
+        run.optimizer = "adam"
         assert run.learning_rate == Adam.learning_rate
         best = run.best_loss
         for steps in range(1, 4):
             record = run.step()
-            assert (record.optimiser, record.learning_rate) == ("adam", Adam.learning_rate)
-            assert run.state.optimiser.steps == steps
+            assert (record.optimizer, record.learning_rate) == ("adam", Adam.learning_rate)
+            assert run.state.optimizer.steps == steps
         assert run.best_loss < best  # the loss is the same as before
-        with pytest.raises(ValueError, match="optimiser is one of lbfgs, adam, not 'sgd'"):
-            run.optimiser = "sgd"
-        assert run.optimiser == "adam"
+        with pytest.raises(ValueError, match="optimizer is one of lbfgs, adam, not 'sgd'"):
+            run.optimizer = "sgd"
+        assert run.optimizer == "adam"
 
     def test_from_another_thread(self, make_run):
         run = make_run(steps=30)
@@ -348,25 +348,25 @@ class TestStart:
 
     def test_any_image(self, make_run, picture):
         image = picture(30, 80, seed=5)
-        torch.testing.assert_close(make_run(start=image).image, optimise.resize(image, 36, 48))
+        torch.testing.assert_close(make_run(start=image).image, optimize.resize(image, 36, 48))
 
-    def test_recoloured(self, make_run):
-        run = make_run(start="recoloured")
+    def test_recolored(self, make_run):
+        run = make_run(start="recolored")
         content, style = nst.load_image(run.content_image, 48), run.regions[0].styles[0].image
-        torch.testing.assert_close(run.image, nst.recolour(content, style))
+        torch.testing.assert_close(run.image, nst.recolor(content, style))
 
-    def test_grey(self, make_run):
-        assert (make_run(start="grey").image == 0.5).all()
+    def test_gray(self, make_run):
+        assert (make_run(start="gray").image == 0.5).all()
 
-    def test_the_styles_colours(self, make_run):
-        run = make_run(start="style_colours", seed=3, sizes=(64,))
+    def test_the_styles_colors(self, make_run):
+        run = make_run(start="style_colors", seed=3, sizes=(64,))
         style, image = run.regions[0].styles[0].image, run.image
         torch.testing.assert_close(image.mean((2, 3)), style.mean((2, 3)), atol=0.02, rtol=0)
         covariances = [torch.cov(x[0].flatten(1)) for x in (image, style)]
         torch.testing.assert_close(*covariances, atol=5e-3, rtol=0)
-        neighbours = torch.corrcoef(torch.stack([image[0, 0, :, 1:].flatten(), image[0, 0, :, :-1].flatten()]))
-        assert neighbours[0, 1].abs() < 0.1  # noise
-        assert not torch.equal(image, make_run(start="style_colours", seed=4, sizes=(64,)).image)
+        neighbors = torch.corrcoef(torch.stack([image[0, 0, :, 1:].flatten(), image[0, 0, :, :-1].flatten()]))
+        assert neighbors[0, 1].abs() < 0.1  # noise
+        assert not torch.equal(image, make_run(start="style_colors", seed=4, sizes=(64,)).image)
 
     @pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
     def test_a_blend_with_noise(self, make_run, noise):
@@ -392,13 +392,13 @@ class TestStart:
             make_run(quality="ultra")
 
     def test_bad_start(self, make_run):
-        with pytest.raises(ValueError, match="start, where it is no image, is one of content, recoloured, noise"):
+        with pytest.raises(ValueError, match="start, where it is no image, is one of content, recolored, noise"):
             make_run(start="style")
 
 
 class TestAveraging:
     def test_is_the_weighted_mean_of_this_sizes_images(self, make_run):
-        run = make_run(optimiser="adam", averaging=0.9, sizes=(32, 48), steps=(3, 5), start="noise")
+        run = make_run(optimizer="adam", averaging=0.9, sizes=(32, 48), steps=(3, 5), start="noise")
         images = []
         while not run.done:
             run.step()
@@ -409,12 +409,12 @@ class TestAveraging:
         torch.testing.assert_close(run.average, expected)
 
     def test_what_the_next_size_goes_on_from(self, make_run):
-        run = make_run(optimiser="adam", averaging=0.9, sizes=(32, 48), steps=(4, 1))
+        run = make_run(optimizer="adam", averaging=0.9, sizes=(32, 48), steps=(4, 1))
         for _ in range(4):
             run.step()
         average = run.average
         first = run.step()
-        torch.testing.assert_close(first.image, optimise.resize(average, 36, 48))
+        torch.testing.assert_close(first.image, optimize.resize(average, 36, 48))
 
     def test_without_it_is_the_latest(self, make_run):
         run = make_run()
@@ -423,7 +423,7 @@ class TestAveraging:
 
     def test_transfer_returns_it(self, vgg16, picture):
         images = picture(48, 64), picture(64, 60, 1)
-        settings = {"network": vgg16, "sizes": (48,), "steps": 12, "optimiser": "adam", "averaging": 0.9}
+        settings = {"network": vgg16, "sizes": (48,), "steps": 12, "optimizer": "adam", "averaging": 0.9}
         result, run = nst.transfer(*images, progress=False, **settings), nst.StyleTransfer(*images, **settings)
         list(run)
         assert torch.equal(result.image, run.average)
@@ -447,7 +447,7 @@ class TestBalance:
         assert style / content == pytest.approx(10, rel=1e-4)
         assert run.alpha == 3
 
-    def test_more_is_more_stylised(self, make_run):
+    def test_more_is_more_stylized(self, make_run):
         runs = [make_run(balance=balance, steps=20) for balance in (0.0, 0.5, 1.0)]
         content = [list(run)[-1].content for run in runs]
         assert content[0] < content[1] < content[2]
@@ -474,11 +474,11 @@ class TestCarry:
         run = make_run(sizes=(32, 64), steps=(10, 3), start="noise", **settings)
         for _ in range(11):
             run.step()
-        return run.state.optimiser
+        return run.state.optimizer
 
     def test_adams_memory(self, make_run):
-        assert self.at_the_next_size(make_run, optimiser="adam").steps == 1
-        adam = self.at_the_next_size(make_run, optimiser="adam", carry=True)
+        assert self.at_the_next_size(make_run, optimizer="adam").steps == 1
+        adam = self.at_the_next_size(make_run, optimizer="adam", carry=True)
         assert adam.steps == 11
         assert adam.mean.shape == (1, 3, 48, 64)
         assert len(self.at_the_next_size(make_run, carry=True).pairs) <= 1  # L-BFGS begins anew
@@ -502,12 +502,12 @@ class TestBadInput:
                 nst.StyleTransfer(bad, good, network=vgg16)
             with pytest.raises(ValueError, match="style_image is a tensor"):
                 nst.StyleTransfer(good, bad, network=vgg16)
-        with pytest.raises(ValueError, match=r"style_image: values .* normalised already"):
+        with pytest.raises(ValueError, match=r"style_image: values .* normalized already"):
             nst.StyleTransfer(good, nst.preprocess(good), network=vgg16)
 
     def test_names(self, make_run):
-        with pytest.raises(ValueError, match="optimiser is one of lbfgs, adam, not 'sgd'"):
-            make_run(optimiser="sgd")
+        with pytest.raises(ValueError, match="optimizer is one of lbfgs, adam, not 'sgd'"):
+            make_run(optimizer="sgd")
         with pytest.raises(ValueError, match="no layer 'conv4_9'"):
             make_run(content_weights={"conv4_9": 1})
         with pytest.raises(ValueError, match="no layer 'conv1_9'"):
@@ -515,21 +515,21 @@ class TestBadInput:
 
 
 class TestSteadiness:
-    @pytest.mark.parametrize("optimiser", ["lbfgs", "adam"])
-    def test_a_run_repeats_bit_by_bit(self, make_run, optimiser):
-        first, second = (make_run(start="noise", steps=6, optimiser=optimiser) for _ in range(2))
+    @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+    def test_a_run_repeats_bit_by_bit(self, make_run, optimizer):
+        first, second = (make_run(start="noise", steps=6, optimizer=optimizer) for _ in range(2))
         assert list(first) == list(second)
         assert torch.equal(first.image, second.image)
 
     @pytest.mark.parametrize("start", ["content", "noise"])
-    @pytest.mark.parametrize("optimiser", ["lbfgs", "adam"])
-    def test_the_loss_falls(self, make_run, optimiser, start):
-        records = list(make_run(optimiser=optimiser, start=start, steps=40))
+    @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+    def test_the_loss_falls(self, make_run, optimizer, start):
+        records = list(make_run(optimizer=optimizer, start=start, steps=40))
         assert records[-1].total < 0.35 * records[0].total
 
-    @pytest.mark.parametrize("optimiser", ["lbfgs", "adam"])
-    def test_the_image_stays_in_range(self, make_run, optimiser):
-        for record in make_run(optimiser=optimiser, start="noise", steps=8, beta=1e4):
+    @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+    def test_the_image_stays_in_range(self, make_run, optimizer):
+        for record in make_run(optimizer=optimizer, start="noise", steps=8, beta=1e4):
             assert record.image.min() >= 0
             assert record.image.max() <= 1
 
@@ -545,8 +545,8 @@ class TestSteadiness:
             if len(calls) not in (4, 5):
                 return evaluation
             if what == "loss":
-                return optimise.Evaluation(image, (math.nan,) * 4, evaluation.gradient)
-            return optimise.Evaluation(image, evaluation.losses, evaluation.gradient * math.inf)
+                return optimize.Evaluation(image, (math.nan,) * 4, evaluation.gradient)
+            return optimize.Evaluation(image, evaluation.losses, evaluation.gradient * math.inf)
 
         monkeypatch.setattr(run, "evaluate", sometimes_nan)
         records = list(run)
@@ -561,12 +561,12 @@ class TestSteadiness:
         assert records[-1].total < best_before.total
         assert run.image.isfinite().all()
 
-    @pytest.mark.parametrize("settings", [{"learning_rate": 1e30}, {"learning_rate": 50, "optimiser": "adam"}])
+    @pytest.mark.parametrize("settings", [{"learning_rate": 1e30}, {"learning_rate": 50, "optimizer": "adam"}])
     def test_a_step_too_large_is_taken_back(self, make_run, settings):
         run = make_run(steps=12, **settings)
         records = list(run)
         assert any(record.rolled_back for record in records)
-        assert all(record.total <= optimise.JUMP * records[0].total for record in records)
+        assert all(record.total <= optimize.JUMP * records[0].total for record in records)
         assert run.best_loss <= records[0].total
 
     def test_nothing_to_go_back_to(self, make_run):
@@ -632,7 +632,7 @@ class TestTransfer:
         assert "3/3" not in capsys.readouterr().out  # nobody to see it
 
     def test_a_keyboard_interrupt_returns_the_best_image_so_far(self, vgg16, picture, monkeypatch):
-        evaluate = optimise.StyleTransfer.evaluate
+        evaluate = optimize.StyleTransfer.evaluate
         calls = []
 
         def interrupted(self, image, settings):
@@ -641,7 +641,7 @@ class TestTransfer:
                 signal.default_int_handler(signal.SIGINT, None)  # as Python does, unless it was started without
             return evaluate(self, image, settings)
 
-        monkeypatch.setattr(optimise.StyleTransfer, "evaluate", interrupted)
+        monkeypatch.setattr(optimize.StyleTransfer, "evaluate", interrupted)
         result = self.transfer(vgg16, picture, sizes=(48,), steps=50, progress=False)
         assert result.interrupted
         assert len(result.history) == 4

@@ -19,7 +19,7 @@ def small(monkeypatch):
     """Makes a VGG-19 of a few channels with random weights, in float64."""
     monkeypatch.setattr(vgg, "CHANNELS", (4, 5, 6, 7, 8))
 
-    def make(inputs="standardised"):
+    def make(inputs="standardized"):
         torch.manual_seed(0)
         network = nst.VGG("vgg19", inputs=inputs).double()
         for layer in network.children():
@@ -53,7 +53,7 @@ def activations(network, x):
     return found
 
 
-def standardised(x):
+def standardized(x):
     return (x - MEAN) / STD
 
 
@@ -100,12 +100,12 @@ def nst_formula(F, P, S, x):
 
 
 def jc(F, P, S, x):
-    tv = 0.5 * 1e-3 * sum((d**2).sum() for d in inside(standardised(x)))
+    tv = 0.5 * 1e-3 * sum((d**2).sum() for d in inside(standardized(x)))
     return 5 * mse(F["relu4_2"], P["relu4_2"]) + sum(100 * mse(cm(F[k]), cm(S[k])) for k in FIRSTS) + tv
 
 
 def nspt(F, P, S, x):
-    X = standardised(x)
+    X = standardized(x)
     tv = 1e-3 * (dx(X).abs().sum() + dy(X).abs().sum())
     return 5 * mse(F["relu4_2"], P["relu4_2"]) + sum(100 * mse(cm(F[k]), cm(S[k])) for k in FIRSTS) + tv
 
@@ -115,7 +115,7 @@ def gatys(F, P, S, x):
 
 
 def anish(F, P, S, x):
-    X = standardised(x)
+    X = standardized(x)
     tv = 100 * ((dy(X) ** 2).mean() + (dx(X) ** 2).mean())
     return 5 * mse(F["relu4_2"], P["relu4_2"]) + sum(500 / 5 * mse(cm(F[k]), cm(S[k])) for k in FIRSTS) + tv
 
@@ -144,7 +144,7 @@ def tensorflow(F, P, S, x):
 
 def keras(F, P, S, x):
     style = sum(sse(raw(F[k]), raw(S[k])) / (4 * 3**2 * (HEIGHT * WIDTH) ** 2) for k in FIRSTS)
-    a, b = inside(standardised(x))
+    a, b = inside(standardized(x))
     tv = ((a**2 + b**2) ** 1.25).sum()
     return 2.5e-8 * sse(F["relu5_2"], P["relu5_2"]) + 1e-6 / 5 * style + 1e-6 * tv
 
@@ -215,7 +215,7 @@ def test_all_are_here():
 @pytest.mark.parametrize("name", presets)
 def test_loss_and_gradient(name, small, pictures):
     image, content, style = pictures
-    network, feed = (small("255"), up_to_255) if name == "gordic" else (small(), standardised)
+    network, feed = (small("255"), up_to_255) if name == "gordic" else (small(), standardized)
     if name == "keras":  # whose style has the content's shape
         style = torch.rand(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     run = run_of(name, network, content, style, sizes=(WIDTH,), steps=(1,))
@@ -234,7 +234,7 @@ def test_loss_and_gradient(name, small, pictures):
 def test_runs_with_the_pretrained_network(name, vgg16, picture):
     network = nst.load_vgg("vgg16", device="cpu", inputs="255") if name == "gordic" else vgg16
     run = run_of(name, network, picture(48, 64), picture(64, 64, 1), sizes=(64,), steps=(12,), start="noise")
-    run.learning_rate *= 0.1 if run.optimiser == "adam" else 1
+    run.learning_rate *= 0.1 if run.optimizer == "adam" else 1
     first = run.step()
     list(run)
     assert run.best_loss < first.total
@@ -253,7 +253,7 @@ class TestSizes:
         ],
     )
     def test_rules(self, name, sizes, small):
-        network = small("255" if name == "gordic" else "standardised")
+        network = small("255" if name == "gordic" else "standardized")
         settings = presets[name].settings(torch.rand(1, 3, 450, 600), network)
         assert settings["sizes"] == sizes
         assert len(settings["steps"]) == len(sizes)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from . import checks
 from .by_hand import ByHand
-from .colours import COLOURS
+from .colors import COLORS
 from .engine import Plain, pick_engine
 from .images import resize
 from .objective import Evaluation, Finish, Kinds, Problem, Settings
-from .optimisers import LBFGS, OPTIMISERS, Adam
+from .optimizers import LBFGS, OPTIMIZERS, Adam
 from .progress import progress_bar
 from .provenance import recipe_of
 from .schedules import QUALITIES, coarse_to_fine, steps_by_size
@@ -47,7 +47,7 @@ class Record:
     total_variation: float
     rolled_back: bool
     level_step: int  # steps made at this size before
-    optimiser: str
+    optimizer: str
     learning_rate: float
     _image: Tensor | None = field(repr=False, compare=False)
     _finish: Finish | None = field(repr=False, compare=False)
@@ -68,7 +68,7 @@ class State:
     """All that changes while a run goes on."""
 
     image: Tensor  # the input image: the next to be evaluated
-    optimiser: LBFGS | Adam
+    optimizer: LBFGS | Adam
     level: int = 0  # index into sizes
     level_step: int = 0
     iteration: int = 0
@@ -126,18 +126,18 @@ class StyleTransfer:
         quality: "draft", "good" or "best": the steps and the start that `schedules.QUALITIES` holds for it.
         steps: evaluations of loss and gradient, in place of the quality's: a number for the last size, and 0.4 times
             as many at each size before it; or one number a size.
-        start: in place of the quality's: "content"; "recoloured", the content in the style's colours; "noise", uniform;
-            "grey"; "style_colours", noise with the mean and covariance of the style's colours; or an image
+        start: in place of the quality's: "content"; "recolored", the content in the style's colors; "noise", uniform;
+            "gray"; "style_colors", noise with the mean and covariance of the style's colors; or an image
             (1, 3, H, W), stretched to the content's shape.
         noise: how much of the start is white noise, from 0 to 1.
-        optimiser: "lbfgs" or "adam".
-        learning_rate: what the optimiser's step is multiplied by; default 1 for L-BFGS, 0.02 for Adam.
+        optimizer: "lbfgs" or "adam".
+        learning_rate: what the optimizer's step is multiplied by; default 1 for L-BFGS, 0.02 for Adam.
         averaging: above 0, `average` is the mean of this size's images, each counting so much less than the next; it
             is what `transfer` returns, and what the next size goes on from. Meant for Adam, with 0.9 to 0.99: as a rule
             a little smoother, at a higher loss.
         carry: whether Adam's memory is carried on from size to size. That of L-BFGS begins anew.
         alpha, beta, tv_weight: weights of the content, style and total variation losses.
-        balance: how stylised, from 0 to 1, in place of beta, which is chosen so that at white noise, of the first size,
+        balance: how stylized, from 0 to 1, in place of beta, which is chosen so that at white noise, of the first size,
             the style's gradient is 10^(4·balance) times as long as the content's. Then the number means about the same
             with any style loss, layers and weights; 0.5 is close to the default β = 10.
         content_weights, style_weights: {layer: weight}; layers are named before ("conv4_2") or after ("relu4_2") their
@@ -148,18 +148,18 @@ class StyleTransfer:
             Σ w (G − A)² = (G − Σ w A)² + a constant: of all style losses but "wasserstein" and "nearest".
         tv: how total variation is measured, a name in `total_variation.NAMES`: "l1" or "l2" for
             `total_variation_loss` with that power; other programs' forms; "…_of_input" of what the network is fed.
-        colour: what becomes of the colours. "style": they are the style's. "symmetric", "pca", "cholesky",
-            "histogram": the content's, since the style image is recoloured first, see `recolour`. "luminance_yiq",
-            "luminance_oklab": the content's, since both are painted in grey, and its colours put back. "content_yiq",
-            "content_oklab": the same, put back on a painting made in colour.
+        color: what becomes of the colors. "style": they are the style's. "symmetric", "pca", "cholesky",
+            "histogram": the content's, since the style image is recolored first, see `recolor`. "luminance_yiq",
+            "luminance_oklab": the content's, since both are painted in gray, and its colors put back. "content_yiq",
+            "content_oklab": the same, put back on a painting made in color.
         seed: of the noise. A run is repeatable bit by bit on a CPU with the same number of threads.
         device: default that of the given `VGG`, else CUDA, then MPS, then the CPU; `run.device` tells.
         engine: how losses and gradients are computed, "auto" for the fastest, "plain" for autograd in float32: see
             `pick_engine`; `run.engine.name` tells.
 
-    `alpha`, `beta`, `tv_weight`, `content_weights`, `style_weights` (new dictionaries), `optimiser` (which brings its
+    `alpha`, `beta`, `tv_weight`, `content_weights`, `style_weights` (new dictionaries), `optimizer` (which brings its
     default learning rate along) and `learning_rate` may be set at any time, from any thread: the next step reads them
-    once. Where that changes the loss, the best image and the optimiser's memory start anew.
+    once. Where that changes the loss, the best image and the optimizer's memory start anew.
 
     Raises:
         ValueError: images that are not as above, unknown names, sizes too small for the network, negative weights.
@@ -181,7 +181,7 @@ class StyleTransfer:
         steps: int | Sequence[int] | None = None,
         start: str | Tensor | None = None,
         noise: float = 0.0,
-        optimiser: str = "lbfgs",
+        optimizer: str = "lbfgs",
         learning_rate: float | None = None,
         averaging: float = 0.0,
         carry: bool = False,
@@ -195,12 +195,12 @@ class StyleTransfer:
         style_loss: str = "gram",
         blend: str = "statistics",
         tv: str = "l1",
-        colour: str = "style",
+        color: str = "style",
         seed: int = 0,
         device: torch.device | str | None = None,
         engine: str = "auto",
     ):
-        self.optimiser = optimiser
+        self.optimizer = optimizer
         if learning_rate is not None:
             self.learning_rate = learning_rate
         self.content_image = checks.picture("content_image", content_image)
@@ -210,7 +210,7 @@ class StyleTransfer:
             checks.one_of("style_loss", style_loss, STYLE_LOSSES),
             checks.one_of("blend", blend, BLENDS),
             checks.one_of("tv", tv, TV_NAMES),
-            checks.one_of("colour", colour, COLOURS),
+            checks.one_of("color", color, COLORS),
         )
         self.sizes = tuple(sizes) if sizes is not None else coarse_to_fine(*content_image.shape[2:])
         checks.one_of("quality", quality, QUALITIES)
@@ -234,25 +234,25 @@ class StyleTransfer:
         self.seed = seed
         self._objective = self.problem.at(self.sizes[0], self._is_rough(0))
         self.start, self.noise = QUALITIES[quality].start if start is None else start, noise
-        self.state = State(start_image(self.start, self._objective, noise, seed), OPTIMISERS[optimiser]())
+        self.state = State(start_image(self.start, self._objective, noise, seed), OPTIMIZERS[optimizer]())
         if balance is not None:
             self.beta = self._balanced(checks.number("balance", balance, high=1))
 
     # What may be read and set between steps
 
     @property
-    def optimiser(self) -> str:
-        """The optimiser's name; setting it sets `learning_rate` to its default, too."""
+    def optimizer(self) -> str:
+        """The optimizer's name; setting it sets `learning_rate` to its default, too."""
         return self._method[0]
 
-    @optimiser.setter
-    def optimiser(self, name: str) -> None:
-        checks.one_of("optimiser", name, OPTIMISERS)
-        self._method = name, OPTIMISERS[name].learning_rate
+    @optimizer.setter
+    def optimizer(self, name: str) -> None:
+        checks.one_of("optimizer", name, OPTIMIZERS)
+        self._method = name, OPTIMIZERS[name].learning_rate
 
     @property
     def learning_rate(self) -> float:
-        """What the optimiser's step is multiplied by."""
+        """What the optimizer's step is multiplied by."""
         return self._method[1]
 
     @learning_rate.setter
@@ -315,18 +315,18 @@ class StyleTransfer:
             self._next_level()
         state = self.state
         settings = self.settings
-        optimiser, learning_rate = self._method
+        optimizer, learning_rate = self._method
         if settings != state.settings:
             larger = state.settings is not None and settings == replace(state.settings, size=self._size)
-            kept = state.optimiser.resized(*state.image.shape[2:]) if self.carry and larger else None
+            kept = state.optimizer.resized(*state.image.shape[2:]) if self.carry and larger else None
             state.settings, state.best, state.setbacks = settings, None, 0
-            state.optimiser = kept if isinstance(kept, OPTIMISERS[optimiser]) else OPTIMISERS[optimiser]()
-        elif not isinstance(state.optimiser, OPTIMISERS[optimiser]):
-            state.optimiser = OPTIMISERS[optimiser]()
+            state.optimizer = kept if isinstance(kept, OPTIMIZERS[optimizer]) else OPTIMIZERS[optimizer]()
+        elif not isinstance(state.optimizer, OPTIMIZERS[optimizer]):
+            state.optimizer = OPTIMIZERS[optimizer]()
         switched = self._is_rough(state.level_step) != self._objective.rough
         if switched:
             self._objective = self.problem.at(self._size, not self._objective.rough)
-            state.optimiser.forget_gradient()
+            state.optimizer.forget_gradient()
 
         now = self.evaluate(state.image, settings)
         failed = not now.finite or (state.best is not None and now.losses[0] > JUMP * state.best.losses[0])
@@ -334,7 +334,7 @@ class StyleTransfer:
             if state.best is None:
                 raise FloatingPointError(f"the loss is not finite at the start: {now.losses[0]} with {settings}")
             now = state.best
-            state.optimiser = OPTIMISERS[optimiser]()
+            state.optimizer = OPTIMIZERS[optimizer]()
             state.setbacks += 1
         elif state.best is None or switched or now.losses[0] < state.best.losses[0]:
             state.best, state.setbacks = now, max(0, state.setbacks - 1)
@@ -345,13 +345,13 @@ class StyleTransfer:
             *now.losses,
             failed,
             state.level_step,
-            optimiser,
+            optimizer,
             learning_rate,
             now.image,
             self._objective.finish,
         )
         scale = learning_rate * 0.5**state.setbacks
-        image = now.image + scale * state.optimiser.direction(now.image, now.gradient)
+        image = now.image + scale * state.optimizer.direction(now.image, now.gradient)
         state.image = torch.where(image.isfinite(), image, now.image).clamp(0, 1)
         if self.averaging:
             state.average = self.averaging * state.average + (1 - self.averaging) * state.image
@@ -374,7 +374,7 @@ class StyleTransfer:
             objective = self.problem.at(record.size, self._is_rough(record.level_step))
         state = State(
             image=record._image,
-            optimiser=OPTIMISERS[self.optimiser](),
+            optimizer=OPTIMIZERS[self.optimizer](),
             level=self.sizes.index(record.size),
             level_step=record.level_step,
             iteration=record.iteration,
