@@ -1,17 +1,22 @@
 """The playground in real pages: Debian's Chromium on a real JupyterLab and a real Voilà. `make test-browser`."""
 
+import http.client
 import json
 import re
 import shutil
 import statistics
 import time
+from urllib.parse import urlsplit
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
 from conftest import ROOT
+from gestures import GESTURES, Hand, make_all
 from jupyter_client import BlockingKernelClient
 from pages import IN_PAGES, SCREENSHOTS, serving, within
+from PIL import Image
 
 pytestmark = IN_PAGES
 NOTEBOOK = "06_playground.ipynb"
@@ -57,7 +62,7 @@ class Kernel:
     """The kernel that was started last, asked over a connection of our own."""
 
     def __init__(self, runtime):
-        newest = max(runtime.glob("kernel-*.json"), key=lambda path: path.stat().st_mtime)
+        newest = max(runtime.rglob("kernel-*.json"), key=lambda path: path.stat().st_mtime)
         self.client = BlockingKernelClient(connection_file=str(newest))
         self.client.load_connection_file()
         self.client.start_channels()
@@ -237,6 +242,19 @@ print((time.process_time() - began) / ({last} - {first}))
 """
 
 
+def test_gestures(opened):
+    lab = opened()
+    lab.run_all()
+    within(90, lambda: lab.step > 5, "a sketch")
+    kernel = lab.kernel()
+    lab.press("Stop")
+    lab.press("Start")
+    within(60, lambda: "256 px" in lab.caption, "painting at 256 px")
+    wrong = make_all(Hand(lab.page, lab.output, kernel), GESTURES)
+    lab.screenshot("gestures")
+    assert not wrong
+
+
 def test_pause_back_step_stop(opened):
     lab = opened()
     lab.run_all()
@@ -309,10 +327,43 @@ def test_looks(opened):
 
 
 @pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A PNG of 26 MB, which is too large, and a small JPEG."""
+    folder = tmp_path_factory.mktemp("pictures")
+    noise = np.random.default_rng(0).integers(0, 256, (2950, 2950, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "big.png", compress_level=1)
+    assert (folder / "big.png").stat().st_size > 26_000_000
+    Image.fromarray(noise[:200, :300]).save(folder / "small.jpg")
+    return folder
+
+
+def upload(page, path):
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Upload content, up to 7 MB").first.click()
+    chooser.value.set_files(path)
+
+
+def test_an_upload_that_is_too_large_blocks_no_other(opened, pictures):
+    lab = opened()
+    lab.run_all()
+    within(90, lambda: lab.step > 5, "a sketch")
+    lab.kernel()("playground.stop()")
+    upload(lab.page, pictures / "big.png")  # JupyterLab's server closes the connection, and the page opens another
+    lab.page.wait_for_timeout(8000)
+    upload(lab.page, pictures / "small.jpg")
+    within(30, lambda: "Content: small" in lab.output.inner_text(), "the small picture")
+    lab.screenshot("upload")
+
+
+@pytest.fixture(scope="module")
 def app(tmp_path_factory):
     folder = tmp_path_factory.mktemp("app")
-    with serving(folder, "nst_helpers.widgets.app", "--no-browser") as served:
-        yield served
+    connections = folder / "runtime"
+    connections.mkdir()
+    with serving(
+        folder, "nst_helpers.widgets.app", "--no-browser", f"--Voila.connection_dir_root={connections}"
+    ) as served:
+        yield *served, connections
 
 
 class TestApp:
@@ -328,7 +379,7 @@ class TestApp:
         return int(found[1]) if found else 0
 
     def test_two_visitors(self, browser, app):
-        address, server = app
+        address, server, _ = app
 
         def kernels():
             return len(psutil.Process(server).children())
@@ -352,3 +403,61 @@ class TestApp:
         second.get_by_role("button", name="Step").click()
         within(30, lambda: self.step(second) == 26, "a step")
         second.close()
+
+    def test_gestures(self, browser, app):
+        address, _, connections = app
+        page = self.visit(browser, address)
+        kernel = Kernel(connections)
+        within(60, lambda: self.step(page) > 5, "a sketch")
+        kernel("playground.painter.wait(60); playground.panel.steps.value = 2000; playground.start()")
+        within(60, lambda: "256 px" in page.locator("figcaption").nth(2).inner_text(), "painting at 256 px")
+        wrong = make_all(Hand(page, page.locator("body"), kernel), GESTURES[:20])
+        page.screenshot(path=SCREENSHOTS / "app_gestures.png", full_page=True)
+        kernel.client.stop_channels()
+        page.close()
+        assert not wrong
+
+    def test_upload(self, browser, app, pictures):
+        page = self.visit(browser, app[0])
+        within(60, lambda: self.step(page) == 25, "a sketch")
+        upload(page, pictures / "big.png")
+        alert = page.get_by_role("alert")
+        within(30, lambda: alert.count() and "big.png: over 7 MB" in alert.inner_text(), "a refusal")
+        upload(page, pictures / "small.jpg")
+        within(30, lambda: "Content: small" in page.locator("body").inner_text(), "the small picture")
+        page.close()
+
+    def test_foreign_hosts_are_refused(self, browser, app):
+        """A web page whose host name was rebound to this machine sends that name."""
+        page = browser.new_page()
+        with page.expect_websocket(lambda socket: "/channels" in socket.url, timeout=120_000) as socket:
+            page.goto(app[0], timeout=120_000)
+        channels, port = urlsplit(socket.value.url), urlsplit(app[0]).port
+
+        def status(host, path, **headers):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("GET", path, headers={"Host": host} | headers)
+            status = connection.getresponse().status
+            connection.close()
+            return status
+
+        socket_headers = {
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        }
+        files = "/voila/static/voila.js", channels.path.removesuffix("/channels")
+        for host, expected in {
+            f"127.0.0.1:{port}": 200,
+            "localhost": 200,
+            f"[::1]:{port}": 200,
+            "evil.example": 403,
+            f"evil.example:{port}": 403,
+            "127.0.0.1.evil.example": 403,
+        }.items():
+            assert [status(host, path) for path in files] == [expected] * 2, host
+            opened = status(host, f"{channels.path}?{channels.query}", **socket_headers, Origin=f"http://{host}")
+            assert opened == {200: 101, 403: 403}[expected], host
+        assert status("evil.example", "/") == 403
+        page.close()

@@ -57,6 +57,21 @@ class TestStory:
         paint(told, 3, changes={1: {"style_weights": weights}, 2: {"tv_weight": 5}}, sizes=(32, 64))
         assert [mark.text for mark in told.marks] == ["32 px", "relu3_1 2", "TV 5", "64 px"]
 
+    def test_changes_of_a_gesture_share_a_mark(self, paint, images, vgg16):
+        told, run = Story(), nst.StyleTransfer(*images, network=vgg16, sizes=(32, 64), steps=(5, 4), start="content")
+        told.begin(run, "content")
+        for step, record in enumerate(run):
+            told.add(run, record, gesture=max(1, step // 3))
+            run.beta = 20.0 + step
+            run.tv_weight = float(step > 2)
+        assert [tuple(mark) for mark in told.marks] == [
+            (1, "32 px"),
+            (2, "β 22, TV 1"),  # the first gesture ends with step 6
+            (6, "β 24, 64 px"),
+            (7, "β 27"),
+        ]
+        assert [change["beta"] for _, change in told.acts[0].changes] == [10.0, *(20.0 + step for step in range(8))]
+
     def test_cut(self, paint):
         told = Story()
         paint(told, 4, changes={2: {"alpha": 2.0}})

@@ -1,5 +1,6 @@
 """The playground without a page; `test_browser` has the pages."""
 
+import contextlib
 import dataclasses
 import gc
 import io
@@ -9,15 +10,19 @@ import threading
 import time
 import weakref
 
+import ipywidgets as W
 import pytest
 import torch
 from conftest import ROOT
 from jupyter_client.manager import start_new_kernel
+from traitlets import TraitError
 
 import nst_helpers as nst
-from nst_helpers.widgets import Playground
+from nst_helpers.optimizers import OPTIMIZERS
+from nst_helpers.widgets import Playground, controls
 from nst_helpers.widgets import painter as painters
 from nst_helpers.widgets import playground as widgets
+from nst_helpers.widgets.controls import CONTROLS
 from nst_helpers.widgets.painter import Painter
 
 
@@ -56,6 +61,29 @@ class TestPainter:
         painter.step()
         painter.wait(60)
         assert painter.run.state.settings.beta == 77
+
+    def test_a_gesture_is_one_mark(self, painter):
+        painter.paint((64,), 500, "content")
+        while painter.story.steps < 3:
+            time.sleep(0.01)
+        for gesture in ({"beta": 20.0}, {"alpha": 3.0}, {"beta": 50.0}):
+            (name, value), steps = *gesture.items(), painter.story.steps
+            for part in (0.6, 0.7, 1):
+                painter.steer(**{name: value * part})
+                while painter.story.steps < steps + 2:
+                    time.sleep(0.01)
+                steps = painter.story.steps
+        time.sleep(painters.GESTURE + 0.1)
+        painter.steer(beta=70.0)
+        while painter.story.steps < steps + 40 and len(painter.story.marks) < 5:
+            time.sleep(0.01)
+        assert [mark.text for mark in painter.story.marks] == ["64 px", "β 20", "α 3", "β 50", "β 70"]
+        changes = [change for _, change in painter.story.acts[0].changes]
+        assert changes[1:] == [
+            *({"beta": value} for value in (12.0, 14.0, 20.0)),
+            *({"alpha": value} for value in (3 * 0.6, 3 * 0.7, 3.0)),
+            *({"beta": value} for value in (30.0, 35.0, 50.0, 70.0)),
+        ]
 
     def test_steering_outlives_the_run(self, painter):
         painter.steer(alpha=3.0, optimizer="adam", learning_rate=0.005)
@@ -193,6 +221,14 @@ def playground(images, vgg16, tmp_path, monkeypatch):
     playground.close()
 
 
+def walk(widget):
+    """Yield the children of a box, those of its boxes, and so on."""
+    if children := getattr(widget, "children", ()):
+        yield children
+        for child in children:
+            yield from walk(child)
+
+
 def settled(playground):
     playground.wait(block=True, timeout=60)
     return playground
@@ -213,19 +249,93 @@ class TestPlayground:
 
     def test_sliders(self, playground):
         panel, run = settled(playground).panel, playground.painter.run
-        panel.beta.value = 123
+        panel.controls["beta"].value = 123
         assert run.beta == 123
-        assert panel.stylized.value == pytest.approx(widgets.stylized(1, 123))
+        assert panel.stylized.value == 0.77  # (log10(123) + 1) / 4
         panel.stylized.value = 0.25
         assert (run.alpha, run.beta) == (1, pytest.approx(1))
-        panel.tv_weight.value = 7
-        panel.weights["relu2_1"].value = 3.5
+        panel.controls["tv_weight"].value = 7
+        panel.controls["relu2_1"].value = 3.5
         assert (run.tv_weight, run.style_weights["relu2_1"]) == (7, 3.5)
-        panel.step_size.value = 0.5
-        panel.optimizer.value = "adam"
+        panel.controls["learning_rate"].value = 0.5
+        panel.controls["optimizer"].value = "adam"
         assert (run.optimizer, run.learning_rate) == ("adam", 0.01)
         settled(playground)
         assert run.state.settings.beta == pytest.approx(1)
+
+    @pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.key)
+    def test_every_control_reaches_all(self, playground, images, control):
+        """The widgets, the model, the run, the chart and the code."""
+        panel, run = settled(playground).panel, playground.painter.run
+        value = "adam" if control.scale == "choice" else 0.3
+        panel.controls[control.key].value = value
+        assert panel.model.values[control.key] == value
+        settled(playground)
+        default = OPTIMIZERS[run.optimizer].learning_rate
+        expected = value * default if control.name == "learning_rate" else value
+        assert control.part(getattr(run, control.name)) == expected
+        assert control.part(playground.painter.settings[control.name]) == expected
+        assert playground.painter.story.marks[-1].text == control.text(expected)
+        names = {"content_image": images[0], "style_image": images[1]}
+        exec(playground.show_code(), names)
+        assert control.part(getattr(names["run"], control.name)) == expected
+        assert torch.equal(names["image"], playground.shown.image)
+
+    def test_controls_that_show_one_value(self, playground):
+        panel = settled(playground).panel
+        number = panel.controls["beta"]
+        (slider,) = (
+            widget for row in walk(panel.box) if number in row for widget in row if isinstance(widget, W.FloatSlider)
+        )
+        slider.value = 1.5
+        assert (number.value, panel.model.values["beta"]) == (31.6, 10**1.5)
+        number.value = 12345.6789  # typed, it stays as it is
+        assert slider.value == pytest.approx(4.1)
+        panel.stylized.value = 0.37
+        panel.controls["alpha"].value = 20
+        assert panel.stylized.value == pytest.approx(0.04)  # β as it was
+        assert panel.model.values["beta"] == pytest.approx(10 ** (4 * 0.37 - 1))
+        number.value = float("nan")
+        assert panel.model.values["beta"] == playground.painter.run.beta == 1e-4
+
+    def test_what_the_page_shows_is_repeated_where_messages_cross(self, playground, monkeypatch):
+        panel, sent = settled(playground).panel, []
+        monkeypatch.setattr(W.FloatSlider, "send_state", lambda widget, key=None: sent.append((widget, key)))
+        monkeypatch.setattr(controls, "REST", 0.05)
+        playground._refresh_at_leisure()
+        panel.controls["tv_weight"].value = 3  # nobody else writes to this slider
+        time.sleep(0.1)
+        assert panel.model.settle()
+        sent.clear()
+        panel.controls["beta"].value = 20  # and so "How stylized" is written to, while it is moved:
+        panel.stylized.value = 0.5
+        time.sleep(0.1)
+        sent.clear()
+        assert panel.model.settle()
+        assert sent == [(panel.stylized, "value")]
+
+    def test_threads_do_not_disturb_one_another(self, playground):
+        panel = settled(playground).panel
+
+        def turn(widget, values):
+            for value in values:
+                widget.value = value
+
+        turns = [(panel.stylized, [n / 100 for n in range(100)]), (panel.controls["alpha"], range(1, 100))]
+        threads = [threading.Thread(target=turn, args=arguments) for arguments in turns]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        time.sleep(controls.REST + 0.1)
+        while not panel.model.settle():
+            time.sleep(0.05)
+        values = panel.model.values
+        run = playground.painter.run
+        assert (run.alpha, run.beta) == (values["alpha"], values["beta"])
+        balance = controls.balance_of(values["alpha"], values["beta"], panel.model.unit)
+        assert panel.stylized.value == pytest.approx(balance, abs=0.0051)
+        assert panel.controls["alpha"].value == pytest.approx(values["alpha"], rel=0.005)
 
     def test_render_and_size_and_start(self, playground):
         playground.render()
@@ -243,6 +353,11 @@ class TestPlayground:
         settled(playground)
         playground.panel.timeline.value = 4
         assert playground.shown.step == 5
+        playground.step()  # meanwhile the timeline stays under the reader's hand, and then grows
+        settled(playground)
+        assert (playground.panel.timeline.value, playground.panel.timeline.max) == (4, 25)
+        time.sleep(controls.REST + 0.5)
+        assert (playground.panel.timeline.value, playground.panel.timeline.max) == (4, 26)
         settled(playground)
         assert "step 5" in playground.panel.views["output"].value
         playground.back()
@@ -301,6 +416,28 @@ class TestPlayground:
             assert playground._images["content"] is before
             assert playground.steps_made == widgets.SKETCH_STEPS
 
+    def test_bad_uploads_are_named(self, playground):
+        settled(playground)
+        playground._later(playground._upload, "content", ({"name": "notes.txt", "content": b"no picture"},))
+        settled(playground)
+        assert "notes.txt: not an image" in playground.panel.trouble.value
+
+    def test_upload_buttons_are_renewed_when_a_page_connects_again(self, playground, picture):
+        settled(playground)
+        old = playground.panel.uploads["content"]
+        playground._renew_uploads()
+        new = playground.panel.uploads["content"]
+        assert new is not old
+        assert old.comm is None
+        assert sum(new in row for row in walk(playground.panel.box)) == 1
+        file = io.BytesIO()
+        nst.to_pil(picture(32, 64, seed=6)).save(file, "PNG")
+        new.value = ({"name": "new.png", "type": "", "size": 1, "last_modified": 0, "content": file.getvalue()},)
+        time.sleep(0.5)
+        settled(playground)
+        assert "Content: new" in playground.panel.views["content"].value
+        assert "your own file" in playground.show_code()
+
     def test_saving_overwrites_nothing(self, playground, tmp_path):
         settled(playground).reset()
         settled(playground)
@@ -318,7 +455,7 @@ class TestPlayground:
 
     def test_code(self, playground, images, vgg16):
         settled(playground)
-        playground.panel.beta.value = 40
+        playground.panel.controls["beta"].value = 40
         settled(playground)
         names = {"content_image": images[0], "style_image": images[1]}
         exec(playground.show_code(), names)
@@ -375,11 +512,36 @@ class TestPlayground:
             playground.panel.ticks.value = tick
         assert playground.steps_made == 5
         assert "step 5" in playground.panel.views["output"].value
-        playground.panel.beta.value = 50
+        playground.panel.controls["beta"].value = 50
         playground.panel.ticks.value = 6
         assert playground.painter.run.state.settings.beta == 50
         assert settled(playground).steps_made == widgets.SKETCH_STEPS
         assert threads.count("playground") == 0
+        playground.close()
+
+    def test_in_an_app_nobody_names_a_path(self, images, vgg16, tmp_path, picture):
+        nst.save_image(picture(48, 48, seed=9), tmp_path / "private.png")
+        playground = settled(Playground(network=vgg16, app=True, size=64, steps=6))
+        pictures = dict(playground._images)
+        ours = [widget for row in walk(playground.panel.box) for widget in row]
+        assert not [widget for widget in ours if isinstance(widget, W.Text)]
+        for widget in ours:
+            for trait in ("value", "_options_labels", "options", "_options_values", "description", "placeholder"):
+                for path in (str(tmp_path / "private.png"), [str(tmp_path / "private.png")]):
+                    message = {"content": {"data": {"method": "update", "state": {trait: path}, "buffer_paths": []}}}
+                    with contextlib.suppress(TraitError, TypeError, ValueError, AttributeError):
+                        widget._handle_msg(message)
+        for widget in playground.panel.pictures.values():
+            with contextlib.suppress(TraitError, IndexError):
+                widget.set_state({"index": 10**6})
+        time.sleep(0.5)
+        settled(playground)
+        assert all(playground._images[name] is image for name, image in pictures.items())
+        assert "private" not in "".join(playground._names.values())
+        (upload,) = ({"name": "/etc/passwd", "content": (tmp_path / "private.png").read_bytes()},)
+        playground._later(playground._upload, "content", (upload,))
+        settled(playground)
+        assert "# your own file" in playground.show_code()  # as for a name that does not exist
         playground.close()
 
     def test_an_app_pauses_while_nobody_looks(self, images, vgg16, monkeypatch):

@@ -1,13 +1,19 @@
 """`python -m nst_helpers.widgets.app`: the playground as a web app, without code; it takes Voilà's options."""
 
+import ipaddress
 import os
+import socket
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
-from voila.app import main as voila
+from tornado.httputil import HTTPServerRequest
+from tornado.routing import Matcher, Rule
+from tornado.web import ErrorHandler
+from voila.app import Voila
 
 from ..images import PROJECT
 
@@ -17,6 +23,43 @@ SERVER = [
     "--MappingKernelManager.cull_idle_timeout=25",  # seconds that a visitor's kernel outlives its page, at rest;
     "--MappingKernelManager.cull_interval=5",  # `widgets.SILENCE` after the page has gone, the playground is
 ]
+MESSAGE_BYTES = 100 * 2**20  # of an upload, at most; larger ones close the page's connection before they are refused
+
+
+class ForeignHost(Matcher):
+    """Matches requests for a host that is not one of `names` (or, with `any_address`, an IP address)."""
+
+    def __init__(self, names: set[str], any_address: bool):
+        self.names, self.any_address = names, any_address
+
+    def match(self, request: HTTPServerRequest) -> dict | None:
+        host = request.host_name.strip("[]")
+        return None if host in self.names or (self.any_address and _is_address(host)) else {}
+
+
+class App(Voila):
+    """Voilà that refuses requests for foreign hosts, and takes large uploads.
+
+    Without a check of the Host header, any web page could reach the app by DNS rebinding: its own host name would
+    resolve to this machine, and the browser would see one origin. Voilà switches off Jupyter's check, which would not
+    cover static files anyway. `--Voila.custom_display_url` makes a further host known, such as a proxy's.
+    """
+
+    def listen(self) -> None:
+        everywhere = self.ip in ("", "0.0.0.0", "::")
+        names = {"localhost", "127.0.0.1", "::1", self.ip, urlsplit(self.custom_display_url).hostname}
+        names |= {socket.gethostname().lower()} if everywhere else set()
+        refusal = Rule(ForeignHost(names, any_address=everywhere), ErrorHandler, {"status_code": 403})
+        self.app.default_router.rules.insert(0, refusal)
+        self.app.settings.setdefault("websocket_max_message_size", MESSAGE_BYTES)
+        super().listen()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
 
 
 def main(arguments: list[str]) -> None:
@@ -26,7 +69,7 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         notebook = Path(folder) / "Playground.ipynb"
         nbformat.write(new_notebook(cells=[new_code_cell(CODE)], metadata=kernel), notebook)
-        voila([str(notebook), *SERVER, *arguments])
+        App.launch_instance([str(notebook), *SERVER, *arguments])
 
 
 if __name__ == "__main__":

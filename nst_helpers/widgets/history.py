@@ -7,11 +7,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..transfer import Record, StyleTransfer
+from .controls import CONTROLS, STEERED
 
 SNAPSHOTS, SNAPSHOT_BYTES = 60, 100_000_000  # at most; beyond, every second one goes
 POINTS = 600  # of the loss curves at most; beyond, every second one goes
 MARKS = 40  # changes shown on the chart: the latest
-SYMBOLS = {"alpha": "α", "beta": "β", "tv_weight": "TV", "learning_rate": "rate", "optimizer": "", "style_weights": ""}
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Point(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """What was changed just before a step."""
+    """What was changed just before a step, and by the rest of the same gesture."""
 
     step: int
     text: str
@@ -67,6 +67,7 @@ class Story:
     _every: int = 1  # steps from one snapshot to the next
     _points_every: int = 1
     _settings: dict = field(default_factory=dict)  # of the last step
+    _gesture: tuple[int | None, dict[str, str]] = (None, {})  # of the last mark, and its texts by control
 
     @property
     def steps(self) -> int:
@@ -77,8 +78,12 @@ class Story:
         """Begin an act with a run that has made no step yet."""
         self.acts.append(Act(self.steps, run.sizes, run.steps, start))
 
-    def add(self, run: StyleTransfer, record: Record) -> None:
-        """Take down a step of the present act's run."""
+    def add(self, run: StyleTransfer, record: Record, gesture: int | None = None) -> None:
+        """Take down a step of the present act's run.
+
+        Changes with the same number of a gesture, such as those while a slider is dragged, share a mark, which says
+        what they led to.
+        """
         step, act = self.steps + 1, self.acts[-1]
         then, now = self._settings, _settings(record)
         changes = {name: value for name, value in now.items() if then.get(name) != value}
@@ -89,12 +94,16 @@ class Story:
         noted = ((record.iteration, new),) if new else ()
         self.acts[-1] = replace(act, steps=run.steps, made=act.made + 1, changes=act.changes + noted)
         texts = _texts(then, changes)
-        if record.level_step == 0:
-            texts.append(f"{record.size} px")
+        events = [f"{record.size} px"] if record.level_step == 0 else []
         if step > 1 and not act.made and act.start is not None:
-            texts.append(f"from {act.start}")
-        if texts:
-            self.marks.append(Mark(step, ", ".join(texts)))
+            events.append(f"from {act.start}")
+        if texts and not events and gesture is not None and gesture == self._gesture[0]:
+            texts, step_marked = self._gesture[1] | texts, self.marks.pop().step
+        else:
+            step_marked = step
+        if texts or events:
+            self.marks.append(Mark(step_marked, ", ".join([*texts.values(), *events])))
+            self._gesture = gesture, texts
         weighted = record.settings.alpha * record.content, record.settings.beta * record.style
         self.latest = Snapshot(step, record.size, record.total, record.image)
         if step % self._points_every == 0 or record.level_step == 0:
@@ -111,7 +120,7 @@ class Story:
         self.marks = deque((mark for mark in self.marks if mark.step <= step), MARKS)
         self.snapshots = [earlier for earlier in self.snapshots if earlier.step <= step]
         self.latest = snapshot
-        self._settings = {}
+        self._settings, self._gesture = {}, (None, {})
         for _, change in self.acts[-1].changes:
             self._settings |= change
 
@@ -171,27 +180,18 @@ def _until(acts: list[Act], step: int) -> list[Act]:
 
 
 def _settings(record: Record) -> dict:
-    settings = record.settings
-    return {
-        "alpha": settings.alpha,
-        "beta": settings.beta,
-        "tv_weight": settings.tv_weight,
-        "style_weights": dict(settings.style_weights),
-        "optimizer": record.optimizer,  # before the learning rate, which it sets
-        "learning_rate": record.learning_rate,
-    }
+    found = {name: getattr(record if hasattr(record, name) else record.settings, name) for name in STEERED}
+    return found | {"style_weights": dict(found["style_weights"])}
 
 
-def _texts(then: dict, changes: dict) -> list[str]:
-    """Return the changes as they stand on the chart; none at the beginning, when everything is new."""
-    if not then:
-        return []
-    texts = []
-    for name, value in changes.items():
-        if name == "style_weights":
-            texts += [f"{layer} {value[layer]:g}" for layer in value if value[layer] != then[name].get(layer)]
-        elif name == "optimizer":
-            texts.append({"lbfgs": "L-BFGS", "adam": "Adam"}[value])
-        elif not (name == "learning_rate" and "optimizer" in changes):
-            texts.append(f"{SYMBOLS[name]} {value:.3g}")
+def _texts(then: dict, changes: dict) -> dict[str, str]:
+    """Return the changes as they stand on the chart, by control; none at the beginning, when everything is new."""
+    texts = {}
+    for control in CONTROLS if then else ():
+        if control.name in changes:
+            value = control.part(changes[control.name])
+            if value not in (None, control.part(then[control.name])):
+                texts[control.key] = control.text(value)
+    if "optimizer" in texts:  # which brings its learning rate along
+        texts.pop("learning_rate", None)
     return texts

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..transfer import StyleTransfer
 from ..vgg import VGG, load_vgg
+from .controls import STEERED
 from .history import Snapshot, Story
 
 MORE = 30  # steps added when something is changed after the last
-STEERED = ("alpha", "beta", "tv_weight", "style_weights", "optimizer", "learning_rate")
+GESTURE = 0.5  # seconds: changes of the same settings that follow each other faster are one gesture
 
 
 class Painter:
@@ -48,6 +49,7 @@ class Painter:
         self.story = Story()
         self.state, self.note, self.error, self.seconds_a_step = "idle", "", None, 0.0
         self._single = False
+        self._gesture, self._steered, self._steered_at = 0, set(), 0.0  # its number; what it set, and when
         self._orders, self._at_rest, self._wake = queue.SimpleQueue(), threading.Event(), threading.Event()
         self._at_rest.set()
         if threaded:
@@ -64,6 +66,10 @@ class Painter:
             raise ValueError(f"{', '.join(unknown)} cannot be steered; {', '.join(STEERED)} can")
         if "optimizer" in controls:  # which brings its learning rate along
             controls = {"learning_rate": None} | controls
+        now = time.monotonic()
+        if set(controls) != self._steered or now - self._steered_at > GESTURE:
+            self._gesture += 1
+        self._steered, self._steered_at = set(controls), now
         self._set(controls)
         self.settings = self.settings | controls
         if self.state == "done":
@@ -170,11 +176,11 @@ class Painter:
             self._wake.set()
 
     def _step(self) -> None:
-        began = time.perf_counter()
+        began, gesture = time.perf_counter(), self._gesture
         record = self.run.step()
         took = time.perf_counter() - began
         self.seconds_a_step = took if record.level_step <= 1 else 0.8 * self.seconds_a_step + 0.2 * took
-        self.story.add(self.run, record)
+        self.story.add(self.run, record, gesture)
         if self.run.done or self._single:
             self._rest("done" if self.run.done else "paused")
         else:

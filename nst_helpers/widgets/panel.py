@@ -9,14 +9,13 @@ import ipywidgets as W
 from torch import Tensor
 
 from ..images import PROJECT, to_pil
-from ..losses import STYLE_WEIGHTS
-from ..optimizers import OPTIMIZERS
+from .controls import CONTROLS, Control, Model, balance_of, beta_of
 
 SIZES = (128, 192, 256, 384, 512, 768, 1024)
 STARTS = {"the photograph, recolored": "recolored", "the photograph": "content", "noise": "noise"}
-
 FRAME = 512  # px of the longest side of a picture as shown, at most
 OWN = "your own"
+UPLOAD_MB = 7  # a page sends it in text a third longer, and JupyterLab's server takes 10 MiB
 BEAT = 2  # seconds between the signs of life of a web app's page
 FULL = "calc(100% - 12px)"
 WIDE = {"description_width": "110px"}
@@ -44,20 +43,18 @@ class Panel:
 
     Args:
         sources: what the content and the style are, by name.
-        app: leaves out what a stranger must not do: naming a path or an address. Its `ticks` beat by themselves.
+        app: has no fields for paths and addresses, which a stranger must not name. Its `ticks` beat by themselves.
         ticking: shows `ticks`, which the reader starts, and whose every beat is a step.
     """
 
     def __init__(
         self, sources: dict[str, str], size: int, steps: int, alpha: float, beta: float, *, app: bool, ticking: bool
     ):
-        self.stylized = slider("How stylized", stylized(alpha, beta), 0, 1, 0.01)
-        self.alpha, alpha_row = log_slider("α, content", alpha, 1e-3, 1e3)
-        self.beta, beta_row = log_slider("β, style", beta, 1e-3, 1e5)
-        self.tv_weight = slider("Smoothness, TV", 0, 0, 200, 1)
-        self.step_size, step_row = log_slider("Step size, ×", 1, 0.1, 10)
-        self.weights = layer_weights()
-        self.optimizer = choice("Optimizer", optimizers(), "lbfgs")
+        self.model = Model(alpha=alpha, beta=beta)
+        self.stylized = balance_slider("How stylized", self.model)
+        self.controls, rows = {}, {}
+        for control in CONTROLS:
+            self.controls[control.key], rows[control.key] = control_row(control, self.model)
         self.start_choice = choice("Start from", STARTS, "recolored")
         self.size = choice("Size, px", sorted({*SIZES, size}), size)
         self.steps = whole_number("Steps", steps, 1, 2000)
@@ -65,16 +62,12 @@ class Panel:
         for name, source in sources.items():
             known = known_pictures(name)
             self.pictures[name] = choice(name.capitalize(), [OWN, *known], source if source in known else OWN)
-            self.uploads[name] = W.FileUpload(
-                accept="image/*",
-                multiple=False,
-                description=f"Upload {name}",
-                layout=W.Layout(width="auto", margin="2px 2px 2px 114px"),
-            )
-            self.addresses[name] = text(f"{name.capitalize()} at", "address or path, then Enter")
-        self.timeline, self.wipe = timeline("Timeline"), slider("Wipe", 0, 0, 1, 0.01)
-        self.zoom = slider("Zoom, ×", 1, 1, 8, 0.1)
-        self.across, self.down = slider("Zoom across", 0.5, 0, 1, 0.01), slider("Zoom down", 0.5, 0, 1, 0.01)
+            self.uploads[name] = upload(name)
+            if not app:
+                self.addresses[name] = text(f"{name.capitalize()} at", "address or path, then Enter")
+        self.timeline, self.wipe = timeline("Timeline"), slider("Wipe", 0, 1, 0.01)
+        self.zoom = slider("Zoom, ×", 1, 8, 0.1, 1)
+        self.across, self.down = slider("Zoom across", 0, 1, 0.01, 0.5), slider("Zoom down", 0, 1, 0.01, 0.5)
         self.buttons = {label: button(label, tip) for label, tip in (BUTTONS | KEEP).items()}
         self.views = {name: view() for name in (*sources, "output")}
         self.chart, self.status, self.trouble = W.HTML(), W.HTML(), W.HTML()
@@ -82,16 +75,22 @@ class Panel:
         beating = {"playing": True, "repeat": True} if app else {}
         self.ticks = W.Play(max=10**9, interval=1000 * BEAT if app else 50, **beating)
         self.ticks.layout.display = None if ticking else "none"
-        pickers = [self.pictures, self.uploads] if app else [self.pictures, self.uploads, self.addresses]
+        pickers = self.pictures, self.uploads, self.addresses
+        self.pickers = {name: column(*(picker[name] for picker in pickers if picker)) for name in sources}
         self.box = column(
-            row(*(column(*(picker[name] for picker in pickers)) for name in sources)),
+            row(*self.pickers.values()),
             row(*(self.buttons[label] for label in BUTTONS), self.ticks),
             row(*self.views.values()),
             self.status,
             self.trouble,
             row(
-                column(self.stylized, alpha_row, beta_row, self.tv_weight, step_row, self.optimizer),
-                column(self.start_choice, self.size, self.steps, *self.weights.values()),
+                column(self.stylized, *(rows[control.key] for control in CONTROLS if not control.layer)),
+                column(
+                    self.start_choice,
+                    self.size,
+                    self.steps,
+                    *(rows[control.key] for control in CONTROLS if control.layer),
+                ),
             ),
             row(column(self.chart), column(self.timeline, self.wipe, self.zoom, self.across, self.down)),
             row(*(self.buttons[label] for label in KEEP)),
@@ -99,10 +98,14 @@ class Panel:
             width="100%",
         )
 
-
-def stylized(alpha: float, beta: float) -> float:
-    """Return how stylized, from 0 (β = 0.1 α) to 1 (β = 1000 α), on a logarithmic scale."""
-    return min(1.0, max(0.0, (math.log10(beta / alpha) + 1) / 4))
+    def renew_upload(self, name: str) -> W.FileUpload:
+        """Return a new upload button in place of the present one."""
+        old, new = self.uploads[name], upload(name)
+        self.uploads[name] = new
+        picker = self.pickers[name]
+        picker.children = [new if child is old else child for child in picker.children]
+        old.close()
+        return new
 
 
 def known_pictures(name: str) -> list[str]:
@@ -111,21 +114,96 @@ def known_pictures(name: str) -> list[str]:
     return [path.relative_to(PROJECT).as_posix() for path in sorted(folder.glob("*.jpg"))]
 
 
-def log_slider(label: str, value: float, low: float, high: float) -> tuple[W.BoundedFloatText, W.HBox]:
-    """Return a number, and the row that shows it with a slider on a logarithmic scale, which gives three digits."""
-    number = W.BoundedFloatText(
-        value, min=low, max=high, step=None, description=label, style=WIDE, layout=W.Layout(width="200px")
-    )
-    slider = W.FloatLogSlider(
-        value, min=math.log10(low), max=math.log10(high), step=0.02, readout=False, layout=W.Layout(flex="1 1 90px")
-    )
-    W.link((slider, "value"), (number, "value"), transform=(lambda value: float(f"{value:.3g}"), lambda value: value))
-    return number, W.HBox([number, slider], layout=W.Layout(width=FULL))
+def control_row(control: Control, model: Model) -> tuple[W.Widget, W.Widget]:
+    """Return the widget of a control, connected to the model, and the row that shows it."""
+
+    def wish(model: Model, value) -> dict:
+        return {control.key: value if control.scale == "choice" else control.clamp(value)}
+
+    if control.scale == "choice":
+        widget = row = choice(control.label, control.options, control.default)
+        model.display(widget, lambda model: model.values[control.key], wish)
+    elif control.scale == "linear":
+        widget = row = slider(control.label, control.low, control.high, control.step)
+        model.display(widget, lambda model: on_grid(widget, model.values[control.key]), wish)
+    else:
+        widget = row = number_box(control)
+        model.display(widget, lambda model: three_digits(widget, control.clamp(model.values[control.key])), wish)
+    if control.scale == "log":
+        row = W.HBox([widget, log_slider(control, model)], layout=W.Layout(width=FULL))
+    return widget, row
 
 
-def slider(label: str, value: float, low: float, high: float, step: float) -> W.FloatSlider:
+def number_box(control: Control) -> W.BoundedFloatText:
+    step, width = (None, "200px") if control.scale == "log" else (control.step, None)
+    return W.BoundedFloatText(
+        min=control.low,
+        max=control.high,
+        step=step,
+        description=control.label,
+        style=WIDE,
+        layout=W.Layout(width=width),
+    )
+
+
+def three_digits(box: W.BoundedFloatText, value: float) -> float:
+    """Return what a number box shows: three digits, or all that the reader typed into it."""
+    return value if box.value == value else float(f"{value:.3g}")
+
+
+def log_slider(control: Control, model: Model) -> W.FloatSlider:
+    """Return a slider of the logarithm to base 10.
+
+    `FloatLogSlider` rounds the values that it is shown, and sends them back as if the reader had moved it.
+    """
+    low, high = math.log10(control.low), math.log10(control.high)
+    slider = W.FloatSlider(min=low, max=high, step=control.step, readout=False, layout=W.Layout(flex="1 1 90px"))
+    return model.display(
+        slider,
+        lambda model: on_grid(slider, math.log10(control.clamp(model.values[control.key]))),
+        lambda model, value: {control.key: control.clamp(10**value)},
+    )
+
+
+def balance_slider(label: str, model: Model) -> W.FloatSlider:
+    """Return a slider that shows how stylized the values are, and sets β."""
+    widget = slider(label, 0, 1, 0.01)
+    return model.display(
+        widget,
+        lambda model: on_grid(widget, balance_of(model.values["alpha"], model.values["beta"], model.unit)),
+        lambda model, value: {"beta": beta_of(value, model.values["alpha"], model.unit)},
+    )
+
+
+def on_grid(slider: W.FloatSlider, value: float) -> float:
+    """Return the position of a slider that is nearest to a value, computed exactly as the page does it (noUiSlider).
+
+    The page rounds any other value to this one, and sends that back as if the reader had moved the slider.
+    """
+    span = slider.max - slider.min
+    step = 100 * slider.step / span
+    percent = math.floor(100 * (value - slider.min) / span / step + 0.5) * step
+    return min(max(percent * span / 100 + slider.min, slider.min), slider.max)
+
+
+def slider(label: str, low: float, high: float, step: float, value: float | None = None) -> W.FloatSlider:
     return W.FloatSlider(
-        value, min=low, max=high, step=step, description=label, style=WIDE, layout=W.Layout(width=FULL)
+        low if value is None else value,
+        min=low,
+        max=high,
+        step=step,
+        description=label,
+        style=WIDE,
+        layout=W.Layout(width=FULL),
+    )
+
+
+def upload(name: str) -> W.FileUpload:
+    return W.FileUpload(
+        accept="image/*",
+        multiple=False,
+        description=f"Upload {name}, up to {UPLOAD_MB} MB",
+        layout=W.Layout(width="auto", margin="2px 2px 2px 114px"),
     )
 
 
@@ -160,18 +238,6 @@ def row(*widgets) -> W.Box:
 
 def column(*widgets, width: str = "300px") -> W.VBox:
     return W.VBox(widgets, layout=W.Layout(flex=f"1 1 {width}", min_width="260px"))
-
-
-def optimizers() -> dict[str, str]:
-    return {{"lbfgs": "L-BFGS", "adam": "Adam"}[name]: name for name in OPTIMIZERS}
-
-
-def layer_weights() -> dict[str, W.BoundedFloatText]:
-    """Return a number for each style layer."""
-    return {
-        layer: W.BoundedFloatText(weight, min=0, max=1000, step=0.25, description=layer, style=WIDE)
-        for layer, weight in STYLE_WEIGHTS.items()
-    }
 
 
 def figure(image: Tensor | None, caption: str, alt: str) -> str:

@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import io
-import math
 import queue
 import sys
 import tempfile
@@ -29,19 +28,18 @@ from ..colors import COLORS
 from ..images import PROJECT, find_picture, load_image, resize, save_image
 from ..losses.content import CONTENT_LOSSES
 from ..losses.style import STYLE_LOSSES
-from ..optimizers import OPTIMIZERS
 from ..plots import save_animation, show_grid
 from ..provenance import recipe_of
 from ..schedule import coarse_to_fine
 from ..vgg import VGG
 from .chart import loss_chart
+from .controls import REST
 from .history import Snapshot, Story
 from .painter import Painter, keep_calling
-from .panel import BEAT, KEEP, OWN, SIZES, Panel, crop, figure, stylized
+from .panel import BEAT, KEEP, OWN, SIZES, UPLOAD_MB, Panel, crop, figure
 
 SKETCH, SKETCH_STEPS = 128, 25  # px and steps of the sketch that follows any change of pictures
 PAUSE = 0.2  # seconds from one frame to the next, at least
-UPLOAD_BYTES = 7_000_000  # a page sends it in text a third longer, and the server takes 10 MiB
 UPLOAD_PIXELS = 40_000_000
 SILENCE = 20  # seconds without a sign of life from a web app's page, after which its painting pauses
 
@@ -95,7 +93,10 @@ class Playground:
         Playground._current = weakref.ref(self)
         self.app, self._threaded = app, "google.colab" not in sys.modules
         self._jobs, self._fresh, self._drawing = queue.SimpleQueue(), threading.Event(), threading.RLock()
+        self._uploaded: set[str] = set()  # which of the images
         self._chosen: Snapshot | None = None  # by the timeline
+        self._places: tuple[Snapshot, ...] = ()  # what the timeline's positions stand for
+        self._timeline_used: float | None = None  # when; None once the page shows what came of it
         self._drawn, self._message = {}, ""
         self._last_beat = self._last_call = time.monotonic()  # of an app's page, and to it
         self._left = False  # the page, in the middle of a painting
@@ -113,6 +114,7 @@ class Playground:
         weakref.finalize(self, _close, self.panel.box).atexit = False
         self._connect()
         if self._threaded:
+            _when_a_page_connects(self._weakly(lambda self, _: self._later(self._renew_uploads)))
             keep_calling(self._refresh_at_leisure, self._fresh, "playground")
         else:
             self._message = "Press the small play button to paint."
@@ -230,46 +232,42 @@ class Playground:
     def _connect(self) -> None:
         for label, widget in self.panel.buttons.items():
             self._on(widget, lambda self, _, label=label: self._press(label))
-        self._on(self.panel.stylized, Playground._stylize)
-        for name in ("alpha", "beta"):
-            self._on(getattr(self.panel, name), lambda self, value, name=name: self._weigh(name, value))
-        self._on(self.panel.tv_weight, lambda self, value: self.painter.steer(tv_weight=value))
-        for widget in (self.panel.optimizer, self.panel.step_size):
-            self._on(widget, Playground._steer_optimizer)
-        for widget in self.panel.weights.values():
-            self._on(widget, Playground._steer_layers)
+        self.panel.model.changed = self._weakly(lambda self, settings: self.painter.steer(**settings))
         self._on(self.panel.size, lambda self, size: self.painter.paint_on(size, self.panel.steps.value))
         self._on(
             self.panel.start_choice, lambda self, start: self.painter.paint_on(None, self.panel.steps.value, start)
         )
         for name in self._images:
             self._on(self.panel.pictures[name], lambda self, path, name=name: self._pick(name, path))
-            self._on(self.panel.uploads[name], lambda self, files, name=name: self._later(self._upload, name, files))
-            self._on(
-                self.panel.addresses[name],
-                lambda self, where, name=name: where and self._later(self._take, name, where),
-            )
+            self._take_uploads(name, self.panel.uploads[name])
+        for name, widget in self.panel.addresses.items():
+            self._on(widget, lambda self, where, name=name: where and self._later(self._take, name, where))
         self._on(self.panel.timeline, Playground._choose)
         self._on(self.panel.ticks, Playground._tick)
         for widget in (self.panel.wipe, self.panel.zoom, self.panel.across, self.panel.down):
             self._on(widget, lambda self, _: None)  # shown anew, like after every change
 
     def _on(self, widget: W.Widget, do: Callable[["Playground", object], None]) -> None:
-        """Call `do(playground, value)` when a widget changes or is clicked, without keeping the playground alive."""
+        """Call `do(playground, value)` when a widget changes or is clicked."""
+        call = self._weakly(do)
+        if isinstance(widget, W.Button):
+            widget.on_click(lambda _: call(None))
+        else:
+            widget.observe(lambda change: call(change["new"]), "value")
+
+    def _weakly(self, do: Callable[["Playground", object], None]) -> Callable[[object], None]:
+        """Return a function that calls `do(playground, value)`, and does not keep the playground alive."""
         weak = weakref.ref(self)
 
-        def call(change) -> None:
+        def call(value) -> None:
             if (playground := weak()) is not None:
                 try:
-                    do(playground, None if isinstance(widget, W.Button) else change["new"])
+                    do(playground, value)
                 except ValueError as error:
                     playground._message = _problem(error)
                 playground._changed()
 
-        if isinstance(widget, W.Button):
-            widget.on_click(call)
-        else:
-            widget.observe(call, "value")
+        return call
 
     def _press(self, label: str) -> None:
         self._message = ""
@@ -279,25 +277,10 @@ class Playground:
         else:
             method()
 
-    def _stylize(self, amount: float) -> None:
-        if not math.isclose(amount, stylized(self.panel.alpha.value, self.panel.beta.value)):
-            self.panel.alpha.value, self.panel.beta.value = 1.0, 10 ** (4 * amount - 1)
-
-    def _weigh(self, name: str, value: float) -> None:
-        self.painter.steer(**{name: value})
-        self.panel.stylized.value = stylized(self.panel.alpha.value, self.panel.beta.value)
-
-    def _steer_optimizer(self, _) -> None:
-        rate = self.panel.step_size.value * OPTIMIZERS[self.panel.optimizer.value].learning_rate
-        self.painter.steer(optimizer=self.panel.optimizer.value, learning_rate=rate)
-
-    def _steer_layers(self, _) -> None:
-        self.painter.steer(style_weights={layer: widget.value for layer, widget in self.panel.weights.items()})
-
     def _choose(self, place: int) -> None:
-        snapshots = self.painter.story.snapshots
-        if place != self._place(snapshots):
-            self._chosen = snapshots[place] if place < len(snapshots) else None
+        if place != self._place():
+            self._timeline_used = time.monotonic()
+            self._chosen = self._places[place] if place < len(self._places) else None
 
     def _tick(self, _) -> None:
         self._last_beat = time.monotonic()
@@ -306,6 +289,7 @@ class Playground:
             self.painter.resume()
         if not self._threaded:
             self.painter.turn()
+            self.panel.model.settle()
 
     # Pictures
 
@@ -313,22 +297,34 @@ class Playground:
         if path not in (OWN, self._names[name]):
             self._later(self._take, name, path)
 
+    def _take_uploads(self, name: str, widget: W.FileUpload) -> None:
+        self._on(widget, lambda self, files: self._later(self._upload, name, files))
+
+    def _renew_uploads(self) -> None:
+        """Replace the upload buttons: in a page that lost its connection while it sent a file, they are dead."""
+        for name in self._images:
+            self._take_uploads(name, self.panel.renew_upload(name))
+
     def _upload(self, name: str, files) -> None:
         if not files:
             return
         file = next(iter(files.values())) | {"name": next(iter(files))} if isinstance(files, dict) else files[0]
         content = bytes(file["content"])
-        if len(content) > UPLOAD_BYTES:
-            raise ValueError(f"{file['name']}: over {UPLOAD_BYTES // 10**6} MB")
+        if len(content) > UPLOAD_MB * 10**6:
+            raise ValueError(f"{file['name']}: over {UPLOAD_MB} MB")
         with contextlib.suppress(UnidentifiedImageError), Image.open(io.BytesIO(content)) as picture:
             if picture.width * picture.height > UPLOAD_PIXELS:
                 raise ValueError(f"{file['name']}: over {UPLOAD_PIXELS // 10**6} megapixels")
-        self._take(name, content, file["name"])
+        try:
+            self._take(name, content, file["name"])
+        except ValueError as error:
+            raise ValueError(str(error).replace("<bytes>", file["name"])) from error
 
     def _take(self, name: str, source: str | bytes, called: str | None = None) -> None:
         """Take another picture for the content or the style, and sketch."""
         self._images[name] = _load(source)
         self._names[name] = called or source
+        (self._uploaded.add if called else self._uploaded.discard)(name)
         self.panel.pictures[name].value = source if source in self.panel.pictures[name].options else OWN
         self._chosen = None
         self.painter.take_pictures(*self._images.values())
@@ -348,7 +344,10 @@ class Playground:
     def _refresh_at_leisure(self) -> bool | None:
         self._refresh()
         time.sleep(PAUSE)
-        return None if self.painter.state == "closed" else False
+        if self.painter.state == "closed":
+            return None
+        settled = self.panel.model.settle()
+        return not settled or self._timeline_used is not None
 
     def _refresh(self) -> None:
         """Do what was left for later, and draw what has changed."""
@@ -396,9 +395,18 @@ class Playground:
         parts = self._message, escape(self.painter.note), f"<pre>{escape(self.painter.failure)}</pre>"
         trouble = "<br>".join(part for part in parts if part not in ("", "<pre></pre>"))
         self._put(self.panel.trouble, trouble, lambda: f'<div role="alert" style="overflow: auto">{trouble}</div>')
-        place = self._place(story.snapshots)
-        self.panel.timeline.max = len(story.snapshots)
-        self.panel.timeline.value = place
+        self._draw_timeline(story)
+
+    def _draw_timeline(self, story: Story) -> None:
+        """Let the timeline show all snapshots, unless the reader's hand is on it."""
+        used = self._timeline_used
+        if used is None or time.monotonic() - used > REST:
+            self._places = tuple(story.snapshots)
+            self.panel.timeline.max = len(self._places)
+            self.panel.timeline.value = self._place()
+            if used is not None:  # a message from the page and one to it may have crossed
+                self._timeline_used = None
+                self.panel.timeline.send_state("value")
 
     def _picture(self, name: str, part: tuple[float, float, float]) -> str:
         caption = f"{name.capitalize()}: {Path(self._names[name]).stem}"
@@ -409,11 +417,11 @@ class Playground:
             self._drawn[widget] = key
             widget.value = make()
 
-    def _place(self, snapshots: list[Snapshot]) -> int:
+    def _place(self) -> int:
         """Where the timeline stands: at the snapshot chosen, or behind the last."""
         if self._chosen is None:
-            return len(snapshots)
-        return sum(snapshot.step < self._chosen.step for snapshot in snapshots)
+            return len(self._places)
+        return sum(snapshot.step < self._chosen.step for snapshot in self._places)
 
     def _wiped(self, shown: Snapshot) -> Tensor:
         """Return the image, with the content over its left part."""
@@ -434,7 +442,9 @@ class Playground:
     # Saving
 
     def _code(self, shown: Snapshot) -> str:
-        expressions = (_expression(name, self._names[name], image) for name, image in self._images.items())
+        expressions = (
+            _expression(name, self._names[name], image, name in self._uploaded) for name, image in self._images.items()
+        )
         network = self.painter.network
         settings = {"network": network.name if isinstance(network, VGG) else network} | self._kinds
         return self.painter.story.code(*expressions, settings, shown.step)
@@ -478,16 +488,27 @@ def _load(source: str | Path | bytes | Tensor) -> Tensor:
     return load_image(where, max(SIZES)) if max(image.shape[2:]) > max(SIZES) else image
 
 
-def _expression(name: str, source: str, image: Tensor) -> str:
+def _expression(name: str, source: str, image: Tensor, uploaded: bool) -> str:
     """Return Python that has an image: the variable that was given, or a picture loaded again."""
     if source == "tensor":
         return f"{name}_image  # your own"
-    own = "" if "://" in source or Path(find_picture(source)).exists() else "  # your own file"
+    own = "  # your own file" if uploaded else ""
     return f"nst.load_image(nst.find_picture({source!r}), {max(image.shape[2:])}){own}"
 
 
 def _problem(error: Exception) -> str:
     return f"{type(error).__name__}: {escape(str(error))}"
+
+
+def _when_a_page_connects(call: Callable[[None], None]) -> None:
+    """Call when a page connects to the kernel, for the first time or again: then it asks for all widgets."""
+
+    def opened(comm, message) -> None:
+        W.Widget.handle_control_comm_opened(comm, message)
+        call(None)
+
+    if kernel := getattr(get_ipython(), "kernel", None):
+        kernel.comm_manager.register_target("jupyter.widget.control", opened)
 
 
 def _close(widget: W.Widget) -> None:
