@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import datetime
 import gc
 import io
 import subprocess
@@ -24,6 +25,8 @@ from nst_helpers.widgets import painter as painters
 from nst_helpers.widgets import playground as widgets
 from nst_helpers.widgets.controls import CONTROLS
 from nst_helpers.widgets.painter import Painter
+
+NOW = datetime.datetime.now(datetime.UTC)  # of uploads
 
 
 @pytest.fixture
@@ -432,7 +435,7 @@ class TestPlayground:
         assert sum(new in row for row in walk(playground.panel.box)) == 1
         file = io.BytesIO()
         nst.to_pil(picture(32, 64, seed=6)).save(file, "PNG")
-        new.value = ({"name": "new.png", "type": "", "size": 1, "last_modified": 0, "content": file.getvalue()},)
+        new.value = ({"name": "new.png", "type": "", "size": 1, "last_modified": NOW, "content": file.getvalue()},)
         time.sleep(0.5)
         settled(playground)
         assert "Content: new" in playground.panel.views["content"].value
