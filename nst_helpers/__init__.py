@@ -2,6 +2,8 @@
 
 import os
 
+__version__ = "0.1.0"  # here alone: pyproject.toml and recipes read it, a test compares CITATION.cff
+
 # Read when torch is loaded. Otherwise OpenMP's threads wait in a loop, and two programs on the same processor (two
 # notebooks, a notebook and its browser) make each other several times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -16,8 +18,8 @@ from .images import (
     load_image,
     load_transparent,
     preprocess,
+    recipe_from_png,
     save_image,
-    settings_from_png,
     to_pil,
 )
 from .losses import (
@@ -31,9 +33,9 @@ from .losses import (
 )
 from .masks import feathered, find_regions, load_mask
 from .plots import save_animation, show_grid, show_images, show_losses, show_source
-from .presets import convert, presets
-from .saved_styles import load_style, save_style
-from .styles import Region, Style
+from .presets import convert_weights, presets
+from .settings import Settings
+from .styles import Region, Style, load_style, save_style
 from .transfer import StyleTransfer, transfer
 from .vgg import VGG, get_features, load_vgg, receptive_fields
 
@@ -42,11 +44,12 @@ __all__ = [
     "STYLE_WEIGHTS",
     "VGG",
     "Region",
+    "Settings",
     "Style",
     "StyleTransfer",
     "WeightsError",
     "content_loss",
-    "convert",
+    "convert_weights",
     "deprocess",
     "feathered",
     "find_picture",
@@ -62,11 +65,11 @@ __all__ = [
     "preprocess",
     "presets",
     "receptive_fields",
+    "recipe_from_png",
     "recolor",
     "save_animation",
     "save_image",
     "save_style",
-    "settings_from_png",
     "show_grid",
     "show_images",
     "show_losses",

@@ -68,7 +68,7 @@ def save_image(
         image: (1, 3, H, W) or (3, H, W) in [0, 1].
         path: ends in .png (lossless), .jpg or .jpeg (quality 95, full color resolution), or .webp (quality 95).
             Missing folders are made.
-        recipe: what is embedded in a PNG for `settings_from_png`: `Result.recipe`, or anything that JSON can hold.
+        recipe: what is embedded in a PNG for `recipe_from_png`: `Result.recipe`, or anything that JSON can hold.
         mask: (1, 1, H, W), how opaque it is, from `load_transparent`; JPEG has no transparency.
 
     Raises:
@@ -100,7 +100,7 @@ def save_image(
     return path
 
 
-def settings_from_png(path: str | os.PathLike) -> dict:
+def recipe_from_png(path: str | os.PathLike) -> dict:
     """Return the recipe that `save_image` embedded in a PNG; raises ValueError where there is none."""
     _, picture = read(path)
     picture.load()
@@ -226,13 +226,13 @@ def scaled(height: int, width: int, size: int) -> tuple[int, int]:
     return tuple(max(1, round(side * size / max(height, width))) for side in (height, width))
 
 
-def fitted(height: int, width: int, size: int, name: str = "image") -> tuple[int, int]:
+def fitted(height: int, width: int, size: int, name: str = "image", min_side: int = MIN_SIDE) -> tuple[int, int]:
     """Return the same as `scaled`, with a warning if that enlarges.
 
-    Raises ValueError where a side comes out smaller than the network can take.
+    Raises ValueError where a side becomes smaller than the network can take.
     """
     new_height, new_width = scaled(height, width, size)
-    _check_sides(new_width, new_height, name)
+    _check_sides(new_width, new_height, name, min_side)
     if size > max(height, width):
         warn(f"{name}: enlarged from {width}×{height} to {new_width}×{new_height} px")
     return new_height, new_width
@@ -242,9 +242,9 @@ def resized_bands(bands: list[Image.Image], height: int, width: int) -> list[Ima
     return [band.resize((width, height), Image.Resampling.LANCZOS) for band in bands]
 
 
-def _check_sides(width: int, height: int, name: str) -> None:
-    if min(width, height) < MIN_SIDE:
-        raise ValueError(f"{name}: {width}×{height} px is smaller than the network can take ({MIN_SIDE} px a side)")
+def _check_sides(width: int, height: int, name: str, min_side: int = MIN_SIDE) -> None:
+    if min(width, height) < min_side:
+        raise ValueError(f"{name}: {width}×{height} px is smaller than the network can take ({min_side} px a side)")
 
 
 def _tensor(bands: list[Image.Image]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Parts of a picture: masks, where they come from, and what they come to in each layer."""
+"""Masks: loading and finding them, and their resolution in each layer."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,13 +9,13 @@ from torch.nn.functional import adaptive_avg_pool2d, conv2d, interpolate, normal
 
 from . import validate
 from .images import load_image
-from .vgg import VGG, get_features, poolings_before
+from .vgg import VGG, get_features
 
 
 class Part(NamedTuple):
     """The positions of a layer that belong to a part of the picture, and how much."""
 
-    places: Tensor  # (n,), indices into H'·W'
+    positions: Tensor  # (n,), indices into H'·W'
     weights: Tensor  # (n,), with the mean 1
 
 
@@ -43,8 +43,10 @@ def feathered(mask: Tensor, radius: float) -> Tensor:
     return conv2d(conv2d(wide, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1)).clamp(0, 1)
 
 
-def find_regions(image: Tensor, n: int, *, network: VGG | None = None, layer: str = "relu3_1", seed: int = 0) -> Tensor:
-    """Return n masks (n, 1, H, W) of 0 and 1 that divide an image between them, the largest first.
+def find_regions(
+    image: Tensor, n: int, *, network: VGG | None = None, layer: str = "relu3_1", seed: int = 0
+) -> tuple[Tensor, ...]:
+    """Return n masks, each (1, 1, H, W) of 0 and 1 as a `Region` takes it, that divide an image: the largest first.
 
     Args:
         image: (1, 3, H, W) in [0, 1].
@@ -68,7 +70,7 @@ def find_regions(image: Tensor, n: int, *, network: VGG | None = None, layer: st
     labels = labels.view(1, 1, *maps.shape[2:]).float()
     labels = interpolate(labels, image.shape[2:], mode="nearest-exact")[0]
     masks = torch.stack([(labels == label).float() for label in range(n)])
-    return masks[masks.sum((1, 2, 3)).argsort(descending=True)]
+    return masks[masks.sum((1, 2, 3)).argsort(descending=True)].split(1)
 
 
 def _k_means(points: Tensor, n: int, generator: torch.Generator, rounds: int = 50) -> Tensor:
@@ -97,28 +99,31 @@ def resize_mask(masks: Tensor, height: int, width: int) -> Tensor:
     return interpolate(masks, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
 
 
-def masks_of(masks: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+def masks_of(masks: Tensor, layers: Sequence[str], network: VGG) -> dict[str, Tensor]:
     """Return {layer: masks (R, 1, H', W')} averaged down to each layer's size."""
-    shapes = {layer: [side >> poolings_before(layer) for side in masks.shape[2:]] for layer in layers}
+    shapes = {layer: [side // network.stride(layer) for side in masks.shape[2:]] for layer in layers}
     return {layer: adaptive_avg_pool2d(masks, shape) for layer, shape in shapes.items()}
 
 
-def parts_of(masks: Tensor, layers: Sequence[str]) -> dict[str, list[Part]]:
+def parts_of(masks: Tensor, layers: Sequence[str], network: VGG) -> dict[str, list[Part]]:
     """Return, for each layer, the positions that each mask covers: {layer: R parts}.
 
     Args:
         masks: (R, 1, H, W) in [0, 1], of the picture's size. A position of a layer counts as much as the mask covers
             of the pixels that it stands for.
         layers: names.
+        network: the `VGG` whose layers they are.
 
     Raises ValueError for a mask that covers nothing.
     """
     if empty := [str(index) for index, mask in enumerate(masks) if not mask.max() > 0]:
         raise ValueError(f"masks that cover nothing: {', '.join(empty)}")
-    return {layer: [_part(mask.flatten()) for mask in found] for layer, found in masks_of(masks, layers).items()}
+    return {
+        layer: [_part(mask.flatten()) for mask in found] for layer, found in masks_of(masks, layers, network).items()
+    }
 
 
 def _part(mask: Tensor) -> Part:
-    places = mask.nonzero().flatten()
-    weights = mask[places]
-    return Part(places, weights / weights.mean())
+    positions = mask.nonzero().flatten()
+    weights = mask[positions]
+    return Part(positions, weights / weights.mean())

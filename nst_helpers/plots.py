@@ -48,7 +48,7 @@ def show_losses(history: Iterable) -> Figure:
             losses at two sizes do not compare.
     """
     history = list(history)
-    steps = [record.iteration for record in history]
+    steps = [record.step for record in history]
     curves = {
         "total": [record.total for record in history],
         "α·content": [record.settings.alpha * record.content for record in history],
@@ -59,8 +59,8 @@ def show_losses(history: Iterable) -> Figure:
         ax.plot(steps, values, style, label=label)
     for before, record in pairwise(history):
         if record.size != before.size:
-            ax.axvline(record.iteration, color="gray", linestyle=":")
-            ax.text(record.iteration, 1.01, f" {record.size} px", transform=ax.get_xaxis_transform(), color="gray")
+            ax.axvline(record.step, color="gray", linestyle=":")
+            ax.text(record.step, 1.01, f" {record.size} px", transform=ax.get_xaxis_transform(), color="gray")
     ax.set(xlabel="evaluations", ylabel="loss", yscale="log")
     ax.legend()
     plt.close(figure)

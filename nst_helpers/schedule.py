@@ -10,7 +10,7 @@ from torch import Tensor
 from . import validate
 from .colors import recolor
 from .images import MIN_SIDE, resize
-from .objective import Objective
+from .losses.gatys import weighted_sum
 
 COARSE_SHARE = 0.4  # of the last size's steps, made at each smaller size
 SMALLEST = 96  # px: default sizes halve no further
@@ -31,13 +31,13 @@ QUALITIES = {
 }
 
 
-def coarse_to_fine(height: int, width: int) -> tuple[int, ...]:
+def coarse_to_fine(height: int, width: int, min_side: int = MIN_SIDE) -> tuple[int, ...]:
     """Return the sizes (longest sides) that a picture is painted at by default: 512×512 → (128, 256, 512).
 
-    Its own size, halved as long as 96 px are left, and 16 px of the shorter side, the least that VGG can take.
+    Its own size, halved as long as 96 px are left, and of the shorter side `min_side`, the least that a network takes.
     """
     sizes = [max(height, width)]
-    while sizes[0] // 2 >= SMALLEST and min(height, width) * (sizes[0] // 2) >= MIN_SIDE * max(height, width):
+    while sizes[0] // 2 >= SMALLEST and min(height, width) * (sizes[0] // 2) >= min_side * max(height, width):
         sizes.insert(0, sizes[0] // 2)
     return tuple(sizes)
 
@@ -55,36 +55,48 @@ def steps_by_size(steps: int | Sequence[int] | None, sizes: tuple[int, ...], qua
     return tuple(steps)
 
 
-def _recolored(objective: Objective, white: Tensor) -> Tensor:
-    return objective.by_style(lambda style: recolor(objective.content_image, style))
-
-
-def _style_colors(objective: Objective, white: Tensor) -> Tensor:
-    return objective.by_style(lambda style: recolor(white, style))
-
-
-STARTS: dict[str, Callable[[Objective, Tensor], Tensor]] = {
-    "content": lambda objective, white: objective.content_image,
-    "recolored": _recolored,  # the content in the style's colors
-    "noise": lambda objective, white: white,  # uniform, each channel of each pixel by itself
-    "gray": lambda objective, white: torch.full_like(white, 0.5),
-    "style_colors": _style_colors,  # noise with the mean and covariance of the style's colors
+STARTS: dict[str, Callable[[Tensor, Tensor, Callable], Tensor]] = {  # of (content image, white noise, mixed)
+    "content": lambda content, white, mixed: content,
+    "recolored": lambda content, white, mixed: mixed(lambda style: recolor(content, style)),
+    "noise": lambda content, white, mixed: white,  # uniform, each channel of each pixel by itself
+    "gray": lambda content, white, mixed: torch.full_like(white, 0.5),
+    "style_colors": lambda content, white, mixed: mixed(lambda style: recolor(white, style)),
 }
 
 
-def start_image(start: str | Tensor, objective: Objective, noise: float, seed: int) -> Tensor:
-    """Return the image that a painting begins with, (1, 3, H, W) of the objective's size, on its device.
+def start_image(
+    start: str | Tensor,
+    content_image: Tensor,
+    styles: Sequence[Sequence[tuple[float, Tensor]]],
+    masks: Tensor | None,
+    noise: float,
+    seed: int,
+) -> Tensor:
+    """Return the image that a painting begins with, of the content image's shape and on its device.
 
     Args:
         start: a name in `STARTS`, or an image (1, 3, H, W) in [0, 1], which is stretched.
-        noise: how much of it is white noise, from 0 to 1.
+        content_image: (1, 3, H, W), of the first size.
+        styles: for each region, the weights and the pictures of its styles.
+        masks: (R, 1, H, W), where each region is; None for one that is everywhere.
+        noise: how much of the image is white noise, from 0 to 1.
         seed: of the noise.
     """
-    shape = objective.content_image.shape
-    white = torch.rand(*shape, generator=torch.Generator().manual_seed(seed)).to(objective.content_image)
+    shape = content_image.shape
+    white = torch.rand(*shape, generator=torch.Generator().manual_seed(seed)).to(content_image)
+
+    def mixed(make: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what is made of each style picture, mixed as the styles are: by weight, and within each region."""
+        images = [
+            weighted_sum([(weight, make(picture).to(content_image)) for weight, picture in region]) for region in styles
+        ]
+        if masks is None:
+            return images[0]
+        shares = masks / masks.sum(0, keepdim=True).clamp_min(1e-6)
+        return (shares * torch.cat(images)).sum(0, keepdim=True)
+
     if isinstance(start, Tensor):
         image = resize(validate.picture("start", start), *shape[2:]).to(white)
     else:
-        image = STARTS[validate.one_of("start, where it is no image,", start, STARTS)](objective, white)
-    noise = validate.number("noise", noise, high=1)
+        image = STARTS[start](content_image, white, mixed)
     return torch.lerp(image, white, noise) if noise else image

@@ -1,38 +1,51 @@
 """Which styles go where: one picture, several blended, or one or more for each region."""
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from . import validate
-from .images import resize
-from .losses.style import STYLE_LOSSES
+from .engine import Engine, Plain
+from .images import fitted, resize, scaled, written_whole
+from .losses.gatys import STYLE_WEIGHTS
+from .losses.style import STYLE_LOSSES, StyleLoss, pool_side
+from .masks import Part
+from .schedule import coarse_to_fine
+from .vgg import VGG, load_vgg
+
+FORMAT = "nst_helpers style 1"
+PALETTE = 64  # px of the longest side of the picture's miniature, which is kept for its colors
+LARGEST = 60_000.0  # of a float16
 
 
 @dataclass(frozen=True)
 class SavedStyle:
     """What is kept of a style image, for `Style` in place of the image; from `save_style` or `load_style`.
 
-    summaries: {size: {layer: Tensor}}, as the style loss makes them of the image at that size (longest side).
+    statistics: {size: {layer: Tensor}}, as the style loss makes them of the image at that size (longest side).
     palette: a miniature (1, 3, H, W).
-    network: "vgg16", "vgg19", with its pooling, padding and inputs; `style_loss`: whose summaries these are.
+    network: "vgg16", "vgg19", with its pooling, padding and inputs; `style_loss`: whose statistics these are.
     """
 
-    summaries: dict[int, dict[str, Tensor]] = field(repr=False)
+    statistics: dict[int, dict[str, Tensor]] = field(repr=False)
     palette: Tensor = field(repr=False)
     network: str
     style_loss: str
 
     def at(self, size: int, layers: Sequence[str]) -> dict[str, Tensor]:
-        """Return the summaries of the size saved that is nearest; raises ValueError for layers that are not there."""
-        nearest = min(self.summaries, key=lambda saved: abs(math.log(saved / size)))
-        summaries = self.summaries[nearest]
-        if missing := [layer for layer in layers if layer not in summaries]:
-            raise ValueError(f"the saved style lacks {', '.join(missing)}; it has {', '.join(summaries)}")
-        return {layer: summaries[layer] for layer in layers}
+        """Return the statistics of the size saved that is nearest; raises ValueError for layers that are not there."""
+        nearest = min(self.statistics, key=lambda saved: abs(math.log(saved / size)))
+        statistics = self.statistics[nearest]
+        if missing := [layer for layer in layers if layer not in statistics]:
+            raise ValueError(f"the saved style lacks {', '.join(missing)}; it has {', '.join(statistics)}")
+        return {layer: statistics[layer] for layer in layers}
 
     def check(self, network: str, style_loss: str) -> None:
         """Raise ValueError unless the style was saved with this network and for this style loss."""
@@ -48,18 +61,18 @@ class SavedStyle:
         """
         share = validate.number("share", share, high=1)
         other.check(self.network, self.style_loss)
-        shapes = [{size: set(saved) for size, saved in style.summaries.items()} for style in (self, other)]
+        shapes = [{size: set(saved) for size, saved in style.statistics.items()} for style in (self, other)]
         if shapes[0] != shapes[1]:
             raise ValueError("the styles were not saved at the same sizes, with the same layers")
         blend = STYLE_LOSSES[self.style_loss].blend
-        summaries = {
+        statistics = {
             size: {
-                layer: blend([kept, other.summaries[size][layer]], [1 - share, share]) for layer, kept in saved.items()
+                layer: blend([kept, other.statistics[size][layer]], [1 - share, share]) for layer, kept in saved.items()
             }
-            for size, saved in self.summaries.items()
+            for size, saved in self.statistics.items()
         }
         palette = torch.lerp(self.palette, resize(other.palette, *self.palette.shape[2:]), share)
-        return SavedStyle(summaries, palette, self.network, self.style_loss)
+        return SavedStyle(statistics, palette, self.network, self.style_loss)
 
 
 @dataclass(frozen=True)
@@ -134,3 +147,110 @@ def as_regions(styles) -> tuple[Region, ...]:
     if not all(isinstance(style, Region) for style in given):
         raise ValueError("regions and styles are mixed: put each style into a Region, with its mask")
     return tuple(given)
+
+
+def style_statistics(
+    image: Tensor, style_loss: StyleLoss, engine: Engine, layers: Sequence[str], size: int
+) -> dict[str, Tensor]:
+    """Return {layer: statistics} of a style image, (1, 3, H, W) at the size that it is taken at.
+
+    `size` is that of the painting, in pixels: with it, losses of feature maps choose how much they pool.
+    """
+    with torch.no_grad():
+        _, features = loss_features(engine, style_loss, image, [], layers)
+        return {
+            layer: style_loss.statistics(features[layer], None, pool_side(size, engine.network.stride(layer)))
+            for layer in layers
+        }
+
+
+def loss_features(
+    engine: Engine,
+    style_loss: StyleLoss,
+    image: Tensor,
+    content_layers: Sequence[str],
+    style_layers: Sequence[str],
+    parts: dict[str, list[Part]] | None = None,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return {layer: feature maps} for the content loss, and {layer: what the style loss needs}."""
+    if style_loss.needs == "maps":
+        maps, _ = engine(image, list(dict.fromkeys([*content_layers, *style_layers])), [])
+        return maps, maps
+    return engine(image, content_layers, style_layers, style_loss.needs == "means", parts)
+
+
+def save_style(
+    path: str | Path | None,
+    style: Tensor | SavedStyle,
+    network: VGG | None = None,
+    *,
+    sizes: Sequence[int] | None = None,
+    style_weights: Mapping[str, float] = STYLE_WEIGHTS,
+    style_loss: str = "gram",
+) -> SavedStyle:
+    """Return what is kept of a style image, and write it to a file.
+
+    Args:
+        path: ends in .safetensors; None writes nothing. In the file numbers have half precision.
+        style: an image (1, 3, H, W) in [0, 1]; or a saved style, to which the other arguments do not apply.
+        network: from `load_vgg`; default `load_vgg()`, the network that `transfer` takes by default.
+        sizes: longest sides in pixels: those of the paintings to come, times the style's scale. Default: the sizes
+            that `transfer` would paint a picture as large as this one at, such as 128, 256 and 512 px.
+        style_weights: {layer: weight}, of which the layers are kept.
+        style_loss: a name in `STYLE_LOSSES`, for which it is kept.
+    """
+    if not isinstance(style, SavedStyle):
+        image = validate.picture("style_image", style)
+        loss = STYLE_LOSSES[validate.one_of("style_loss", style_loss, STYLE_LOSSES)]
+        network = load_vgg() if network is None else network
+        layers, height, width = network.check_layers(style_weights), *image.shape[2:]
+        sizes = coarse_to_fine(height, width) if sizes is None else [int(size) for size in sizes]
+        if not sizes:
+            raise ValueError("sizes: expected at least one size in pixels, got none")
+        shapes = {size: fitted(height, width, size, "style_image") for size in sizes}
+        statistics = {
+            size: style_statistics(resize(image, *shape).to(network.device), loss, Plain(network), layers, size)
+            for size, shape in shapes.items()
+        }
+        palette = resize(image, *scaled(height, width, PALETTE))
+        style = SavedStyle(statistics, palette, network.kind, style_loss)
+    if path is not None:
+        _write(style, path)
+    return style
+
+
+def _write(style: SavedStyle, path: str | Path) -> None:
+    path = Path(path).expanduser()
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: the name must end in .safetensors")
+    tensors, scales = {"palette": (style.palette * 255).round().byte()}, {}
+    for size, saved in style.statistics.items():
+        for layer, values in saved.items():
+            key = f"{size}/{layer}"
+            values = values.detach().float().cpu()
+            scales[key] = max(values.abs().max().item() / LARGEST, 1e-30)
+            tensors[key] = (values / scales[key]).half().contiguous()
+    about = {"network": style.network, "style_loss": style.style_loss, "scales": scales}
+    with written_whole(path) as unfinished:
+        save_file(tensors, unfinished, metadata={"format": FORMAT, "about": json.dumps(about)})
+
+
+def load_style(path: str | Path) -> SavedStyle:
+    """Return a style that `save_style` wrote; raises FileNotFoundError, or ValueError for another kind of file."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            if about.get("format") != FORMAT:
+                raise ValueError(f"{path}: not a style that save_style wrote")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path}: truncated or damaged ({error})") from error
+    about, statistics = json.loads(about["about"]), {}
+    palette = tensors.pop("palette").float() / 255
+    for key, values in tensors.items():
+        size, layer = key.split("/")
+        statistics.setdefault(int(size), {})[layer] = values.float() * about["scales"][key]
+    return SavedStyle(statistics, palette, about["network"], about["style_loss"])

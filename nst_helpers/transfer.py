@@ -1,31 +1,27 @@
 """Neural style transfer as a run of steps: `StyleTransfer` makes them one at a time, `transfer` makes them all."""
 
+import inspect
 import math
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
 
 from . import validate
-from .colors import COLORS
-from .engine import Plain, pick_engine
-from .engine.by_hand import ByHand
+from .engine import Engine, pick_engine
 from .files.progress import progress_bar
 from .images import resize
-from .losses.content import CONTENT_LOSSES
-from .losses.gatys import CONTENT_WEIGHTS, STYLE_WEIGHTS
-from .losses.style import BLENDS, STYLE_LOSSES
-from .losses.total_variation import NAMES as TV_NAMES
-from .objective import Evaluation, Finish, Kinds, Problem, Settings
+from .objective import Compositing, Evaluation, Objective, Problem
 from .optimizers import LBFGS, OPTIMIZERS, Adam
-from .provenance import recipe_of
+from .provenance import check_sources, sources_of, versions
 from .schedule import QUALITIES, coarse_to_fine, start_image, steps_by_size
+from .settings import IMAGE, NETWORK, SETTINGS, STEERABLE, Settings, check_names, explains_settings, lists
 from .styles import Region, Style, as_regions
 from .vgg import VGG, load_vgg
 
-ROUGH = 60  # first evaluations at a size that need not be exact: they lead just as far
 JUMP = 2.0  # a loss above so many times the best one is a blow-up
 
 
@@ -37,39 +33,33 @@ class Record:
     had more than doubled, so that the step went back to the best image, whose losses stand here.
     """
 
-    iteration: int  # evaluations made before this one
+    step: int  # which one of the run, counted from 1
+    size: int  # the longest side in pixels
+    size_step: int  # which one at this size, counted from 1
     settings: Settings
     total: float
     content: float
     style: float
     total_variation: float
     rolled_back: bool
-    level_step: int  # steps made at this size before
-    optimizer: str
-    learning_rate: float
     _image: Tensor | None = field(repr=False, compare=False)
-    _finish: Finish | None = field(repr=False, compare=False)
-
-    @property
-    def size(self) -> int:
-        """The longest side in pixels."""
-        return self.settings.size
+    _compositing: Compositing | None = field(repr=False, compare=False)
 
     @property
     def image(self) -> Tensor | None:
         """A copy of the image, (1, 3, H, W) on the CPU; None in `StyleTransfer.history`, which keeps numbers alone."""
-        return None if self._image is None else self._finish(self._image).to("cpu", copy=True)
+        return None if self._image is None else self._compositing.display(self._image).to("cpu", copy=True)
 
 
 @dataclass
 class State:
-    """All that changes while a run goes on."""
+    """All that changes from step to step; with `Settings` and the pictures, all that a run is."""
 
     image: Tensor  # the input image: the next to be evaluated
     optimizer: LBFGS | Adam
     level: int = 0  # index into sizes
-    level_step: int = 0
-    iteration: int = 0
+    step: int = 0  # steps made,
+    size_step: int = 0  # and steps made at this size
     settings: Settings | None = None  # of the last step
     best: Evaluation | None = None  # under these settings
     setbacks: int = 0  # each halves the step; an improvement takes one back
@@ -78,38 +68,23 @@ class State:
     history: list[Record] = field(default_factory=list)
 
 
-class _Number:
-    """An attribute that holds a finite number, at least 0."""
+class _Setting:
+    """An attribute for one of `settings.STEERABLE`: reads it from the run's settings, and replaces these when set."""
 
     def __set_name__(self, owner, name):
         self.name = name
 
     def __get__(self, run, owner=None):
-        return self if run is None else run.__dict__[self.name]
+        if run is None:
+            return self
+        value = getattr(run.settings, self.name)
+        return dict(value) if isinstance(value, tuple) else value
 
     def __set__(self, run, value):
-        run.__dict__[self.name] = validate.number(self.name, value)
+        run.steer(**{self.name: value})
 
 
-class _Weights:
-    """An attribute that holds {layer: weight}, each a finite number, at least 0, of layers that the run began with."""
-
-    def __init__(self, layers: str):
-        self.layers = layers  # the attribute of `Problem` that names them
-
-    def __set_name__(self, owner, name):
-        self.name = name
-
-    def __get__(self, run, owner=None):
-        return self if run is None else dict(run.__dict__[self.name])
-
-    def __set__(self, run, weights):
-        known = getattr(run.problem, self.layers)
-        if not weights or not set(weights) <= set(known):
-            raise ValueError(f"{self.name} holds some of {', '.join(known)}, not {', '.join(weights)}")
-        run.__dict__[self.name] = tuple((layer, validate.number(layer, weight)) for layer, weight in weights.items())
-
-
+@explains_settings
 class StyleTransfer:
     """A style transfer that is stepped through: `for record in run: …`, or `run.step()` until `run.done`.
 
@@ -117,172 +92,177 @@ class StyleTransfer:
         content_image: (1, 3, H, W) in [0, 1], from `load_image`.
         style_image: the same, of any size; or a `Style`; or several of these, which are blended; or one or more
             `Region`. Where no region is, the photograph stays.
-        network: "auto", "vgg16", "vgg19", or a `VGG` from `load_vgg`, which says how it pools and pads.
-        sizes: longest sides in pixels, ascending, painted one after the other; default `coarse_to_fine` of the
-            content image. At each of them the style image's longest side is the same, times its `Style`'s scale. A
-            picture that is smaller is enlarged, with a warning.
-        quality: "draft", "good" or "best": the steps and the start that `schedules.QUALITIES` holds for it.
-        steps: evaluations of loss and gradient, in place of the quality's: a number for the last size, and 0.4 times
-            as many at each size before it; or one number a size.
-        start: in place of the quality's: "content"; "recolored", the content in the style's colors; "noise", uniform;
-            "gray"; "style_colors", noise with the mean and covariance of the style's colors; or an image
-            (1, 3, H, W), stretched to the content's shape.
-        noise: how much of the start is white noise, from 0 to 1.
-        optimizer: "lbfgs" or "adam".
-        learning_rate: what the optimizer's step is multiplied by; default 1 for L-BFGS, 0.02 for Adam.
-        averaging: above 0, `average` is the mean of this size's images, each counting so much less than the next; it
-            is what `transfer` returns, and what the next size goes on from. Meant for Adam, with 0.9 to 0.99: as a rule
-            a little smoother, at a higher loss.
-        carry: whether Adam's memory is carried on from size to size. That of L-BFGS begins anew.
-        alpha, beta, tv_weight: weights of the content, style and total variation losses.
+        quality: "draft", "good" or "best": the steps and the start that `schedule.QUALITIES` holds for it.
         balance: how stylized, from 0 to 1, in place of beta, which is chosen so that at white noise, of the first size,
             the style's gradient is 10^(4·balance) times as long as the content's. Then the number means about the same
             with any style loss, layers and weights; 0.5 is close to the default β = 10.
-        content_weights, style_weights: {layer: weight}; layers are named before ("conv4_2") or after ("relu4_2") their
-            ReLU.
-        content_loss, style_loss: names in `style_losses.CONTENT_LOSSES` and `STYLE_LOSSES`.
-        blend: what is averaged over blended styles, with their weights: "statistics" (Gram matrices: one target between
-            the styles), or "losses" (each style pulls). Where the loss is a square both have the same gradient, since
-            Σ w (G − A)² = (G − Σ w A)² + a constant: of all style losses but "wasserstein" and "nearest".
-        tv: how total variation is measured, a name in `total_variation.NAMES`: "l1" or "l2" for
-            `total_variation_loss` with that power; other programs' forms; "…_of_input" of what the network is fed.
-        color: what becomes of the colors. "style": they are the style's. "symmetric", "pca", "cholesky",
-            "histogram": the content's, since the style image is recolored first, see `recolor`. "luminance_yiq",
-            "luminance_oklab": the content's, since both are painted in gray, and its colors put back. "content_yiq",
-            "content_oklab": the same, put back on a painting made in color.
-        seed: of the noise. A run is repeatable bit by bit on a CPU with the same number of threads.
+        recipe: what `recipe_from_png` read: its settings are used where no others are given. A warning says which
+            pictures are not those that it was made with.
         device: default that of the given `VGG`, else CUDA, then MPS, then the CPU; `run.device` tells.
-        engine: how losses and gradients are computed, "auto" for the fastest, "plain" for autograd in float32: see
-            `pick_engine`; `run.engine.name` tells.
+
+        {settings}
 
     `alpha`, `beta`, `tv_weight`, `content_weights`, `style_weights` (new dictionaries), `optimizer` (which brings its
-    default learning rate along) and `learning_rate` may be set at any time, from any thread: the next step reads them
-    once. Where that changes the loss, the best image and the optimizer's memory start anew.
+    default learning rate along), `learning_rate` and `balance` may be set at any time, from any thread: the next step
+    reads them once. Where that changes the loss, the best image and the optimizer's memory start again.
 
     Raises:
         ValueError: images that are not as above, unknown names, sizes too small for the network, negative weights.
+        TypeError: unknown settings.
         FloatingPointError: from `step`, where the loss is not finite and there is no image to go back to.
         WeightsError: the network's weights cannot be had.
     """
 
-    alpha, beta, tv_weight = _Number(), _Number(), _Number()
-    content_weights, style_weights = _Weights("content_layers"), _Weights("style_layers")
+    alpha, beta, tv_weight, content_weights, style_weights = (_Setting() for _ in range(5))
+    optimizer, learning_rate = _Setting(), _Setting()
 
+    @lists(SETTINGS)
     def __init__(
         self,
         content_image: Tensor,
         style_image: Tensor | Style | Region | Sequence[Tensor | Style | Region],
         *,
         network: str | VGG = "auto",
-        sizes: Sequence[int] | None = None,
-        quality: str = "good",
-        steps: int | Sequence[int] | None = None,
+        engine: str | Engine = "auto",
         start: str | Tensor | None = None,
-        noise: float = 0.0,
-        optimizer: str = "lbfgs",
-        learning_rate: float | None = None,
-        averaging: float = 0.0,
-        carry: bool = False,
-        alpha: float = 1.0,
-        beta: float = 10.0,
-        tv_weight: float = 0.0,
+        quality: str = "good",
         balance: float | None = None,
-        content_weights: Mapping[str, float] = CONTENT_WEIGHTS,
-        style_weights: Mapping[str, float] = STYLE_WEIGHTS,
-        content_loss: str = "features",
-        style_loss: str = "gram",
-        blend: str = "statistics",
-        tv: str = "l1",
-        color: str = "style",
-        seed: int = 0,
+        recipe: Mapping | None = None,
         device: torch.device | str | None = None,
-        engine: str = "auto",
+        **settings,
     ):
-        self.optimizer = optimizer
-        if learning_rate is not None:
-            self.learning_rate = learning_rate
-        self.content_image = validate.picture("content_image", content_image)
-        self.regions = as_regions(style_image)
-        kinds = Kinds(
-            validate.one_of("content_loss", content_loss, CONTENT_LOSSES),
-            validate.one_of("style_loss", style_loss, STYLE_LOSSES),
-            validate.one_of("blend", blend, BLENDS),
-            validate.one_of("tv", tv, TV_NAMES),
-            validate.one_of("color", color, COLORS),
-        )
-        self.sizes = tuple(sizes) if sizes is not None else coarse_to_fine(*content_image.shape[2:])
+        self.content_image, self.regions = validate.picture("content_image", content_image), as_regions(style_image)
+        if balance is not None and "beta" in settings:
+            raise ValueError("expected beta or balance, got both: balance chooses beta")
+        if recipe is not None:
+            saved = recipe["settings"]
+            settings = {
+                name: value for name, value in saved.items() if name not in ("network", "engine", "start")
+            } | settings
+            network = saved.get("network", network) if network == "auto" else network
+            engine = saved.get("engine", engine) if engine == "auto" else engine
+            start = saved.get("start") if start is None else start
+        self.start_image = validate.picture("start", start) if isinstance(start, Tensor) else None
+        if self.start_image is None and start == IMAGE:
+            raise ValueError(f'start="{IMAGE}" stands for an image of your own: give that image, (1, 3, H, W)')
+        check_names(settings, [*inspect.signature(transfer).parameters])
+        given = Settings(start=start if self.start_image is None else IMAGE, **settings)
         validate.one_of("quality", quality, QUALITIES)
-        self.steps = steps_by_size(steps, self.sizes, QUALITIES[quality])
-        self.alpha, self.beta, self.tv_weight = alpha, beta, tv_weight
-        self.averaging, self.carry = validate.number("averaging", averaging, high=1), carry
-        if not isinstance(network, VGG):
-            network = load_vgg(network, device=device)
-        self.network = network.to(device or network.device)
-        self.device = self.network.device
-        self.problem = Problem(
-            pick_engine(self.network, engine),
-            kinds,
-            self.content_image,
-            self.regions,
-            self.network.check_layers(content_weights),
-            self.network.check_layers(style_weights),
+        if isinstance(network, VGG):
+            own = {name: getattr(network, name) for name in NETWORK}
+            for name in NETWORK:
+                if settings.get(name, own[name]) != own[name]:
+                    raise ValueError(
+                        f"{name}: expected {own[name]!r}, which the network was made with, got {settings[name]!r}"
+                    )
+        self.network = load_vgg(network, given.pooling, device, padding=given.padding, inputs=given.inputs)
+        self.engine = pick_engine(self.network, engine, given.precision) if isinstance(engine, str) else engine
+        if self.engine.network is not self.network:
+            raise ValueError("expected an engine of the run's own network, got one of another")
+        sizes = coarse_to_fine(*content_image.shape[2:], self.network.min_side) if given.sizes is None else given.sizes
+        self._settings = replace(
+            given,
+            network=self.network.name,
+            **{name: getattr(self.network, name) for name in NETWORK},
+            engine=self.engine.kind,
+            precision=self.engine.precision,
+            sizes=sizes,
+            steps=steps_by_size(given.steps, sizes, QUALITIES[quality]),
+            start=QUALITIES[quality].start if given.start is None else given.start,
         )
-        self.problem.check(self.sizes)
-        self.content_weights, self.style_weights = content_weights, style_weights
-        self.seed = seed
-        self._objective = self.problem.at(self.sizes[0], self._is_rough(0))
-        self.start, self.noise = QUALITIES[quality].start if start is None else start, noise
-        self.state = State(start_image(self.start, self._objective, noise, seed), OPTIMIZERS[optimizer]())
+        self._steering, self._unit = threading.Lock(), None
+        self.problem = Problem.of(self.content_image, self.regions, self._settings, self.network)
+        self.problem.check(sizes, self.network, given.style_loss)
+        if recipe is not None:
+            check_sources(recipe, self.sources)
+        self._objective = self._objective_at(0, 0)
+        self.state = State(self._start_image(self._settings.start, given.noise), OPTIMIZERS[given.optimizer]())
         if balance is not None:
-            self.beta = self._balanced(validate.number("balance", balance, high=1))
+            self.balance = balance
 
     # What may be read and set between steps
 
     @property
-    def optimizer(self) -> str:
-        """The optimizer's name; setting it sets `learning_rate` to its default, too."""
-        return self._method[0]
-
-    @optimizer.setter
-    def optimizer(self, name: str) -> None:
-        validate.one_of("optimizer", name, OPTIMIZERS)
-        self._method = name, OPTIMIZERS[name].learning_rate
-
-    @property
-    def learning_rate(self) -> float:
-        """What the optimizer's step is multiplied by."""
-        return self._method[1]
-
-    @learning_rate.setter
-    def learning_rate(self, rate: float) -> None:
-        self._method = self._method[0], validate.number("learning_rate", rate)
-
-    @property
     def settings(self) -> Settings:
-        """What the next step will read."""
-        weights = self.__dict__["content_weights"], self.__dict__["style_weights"]
-        return Settings(self.alpha, self.beta, self.tv_weight, *weights, self._size)
+        """What the next step will read. Replace it to change several at once: all are taken, or none."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        changes = {
+            field.name: getattr(settings, field.name)
+            for field in fields(Settings)
+            if getattr(settings, field.name) != getattr(self._settings, field.name)
+        }
+        self.steer(**changes)
+
+    def steer(self, **changes) -> None:
+        """Change some of `settings.STEERABLE`, from any thread: all of them, or none where one raises ValueError."""
+        with self._steering:
+            settings = self._settings.changed(**changes)
+            for weights, layers in (
+                (settings.content_weights, self.problem.content_layers),
+                (settings.style_weights, self.problem.style_layers),
+            ):
+                if unknown := set(dict(weights)) - set(layers):
+                    raise ValueError(f"expected layers that the run began with ({', '.join(layers)}), got {unknown}")
+            self._settings = settings
 
     @property
-    def engine(self) -> Plain | ByHand:
-        """Who computes losses and gradients."""
-        return self.problem.engine
+    def balance_unit(self) -> float:
+        """β/α at balance 0: there, at white noise of the first size, content and style pull equally.
+
+        It is the ratio of the lengths of the two gradients, and takes two evaluations when it is first read.
+        """
+        if self._unit is None:
+            objective = self._objective if self.state.level == 0 else self._objective_at(0, 0)
+            content, style = (
+                objective.evaluate(
+                    self._start_image("noise", 0.0), replace(self.settings, alpha=alpha, beta=beta, tv_weight=0.0)
+                )
+                .gradient.norm()
+                .item()
+                for alpha, beta in ((1.0, 0.0), (0.0, 1.0))
+            )
+            if not (content > 0 and style > 0):
+                raise ValueError("balance needs a content and a style with a gradient each: weights above 0")
+            self._unit = content / style
+        return self._unit
+
+    @property
+    def balance(self) -> float:
+        """How stylized, on the scale of the argument `balance`; setting it sets β. Not limited to 0 … 1."""
+        if not (self.alpha > 0 and self.beta > 0):
+            return math.inf if self.beta > 0 else -math.inf
+        return math.log10(self.beta / (self.alpha * self.balance_unit)) / 4
+
+    @balance.setter
+    def balance(self, balance: float) -> None:
+        balance = validate.number("balance", balance, high=1)
+        if not self.alpha > 0:
+            raise ValueError("balance needs an alpha above 0")
+        self.beta = 10 ** (4 * balance) * self.alpha * self.balance_unit
+
+    @property
+    def device(self) -> torch.device:
+        """Where the run computes."""
+        return self.network.device
 
     @property
     def image(self) -> Tensor:
         """A copy of the latest image, (1, 3, H, W) in [0, 1], on the CPU; always finite."""
-        return self._finished(self.state.image)
+        return self._displayed(self.state.image)
 
     @property
     def best(self) -> Tensor:
         """A copy of the image with the lowest loss under the present settings; the latest while none is evaluated."""
         best = self.state.best
-        return self.image if best is None else self._finished(best.image)
+        return self.image if best is None else self._displayed(best.image)
 
     @property
     def average(self) -> Tensor:
-        """A copy of the mean of this size's images, later ones counting more; the latest where `averaging` is 0."""
-        return self._finished(self._averaged())
+        """A copy of the moving average of this size's images; the latest image where `ema_decay` is 0."""
+        return self._displayed(self._average())
 
     @property
     def best_loss(self) -> float:
@@ -294,144 +274,170 @@ class StyleTransfer:
         """The records of all steps, without their images."""
         return tuple(self.state.history)
 
-    # Going on
+    @property
+    def sources(self) -> dict:
+        """The pictures, by the SHA-256 of their pixels."""
+        return sources_of(self.content_image, self.regions, self.start_image)
+
+    @property
+    def recipe(self) -> dict:
+        """What the painting was made with, as JSON can hold it: for `save_image`, and for `recipe=`.
+
+        `settings` are arguments of `transfer`, as they are now; `steered` says that some were others before. Sources
+        are given by the SHA-256 of their pixels in 8 bits, so that a picture is recognized in any file format.
+        """
+        history = self.state.history
+        steered = any(
+            getattr(record.settings, name) != getattr(self.settings, name) for record in history for name in STEERABLE
+        )
+        losses = ("total", "content", "style", "total_variation")
+        return {
+            "settings": self.settings.arguments(),
+            "steered": steered,
+            "sources": self.sources,
+            "engine": self.engine.name,
+            "device": str(self.device),
+            "steps_made": len(history),
+            "losses": {name: getattr(history[-1], name) for name in losses} | {"best": self.best_loss}
+            if history
+            else {},
+            "versions": versions(),
+        }
+
+    def evaluate(self, image: Tensor, settings: Settings) -> Evaluation:
+        """Return the losses and the gradient of an image of the present size, and change nothing."""
+        return self._objective.evaluate(image, settings)
+
+    def score(self, image: Tensor) -> float:
+        """Return the total loss of an image, (1, 3, H, W) in [0, 1] of the present size, under the present settings."""
+        image = validate.picture("image", image).to(self.state.image)
+        if image.shape != self.state.image.shape:
+            raise ValueError(f"expected an image of {tuple(self.state.image.shape)}, got {tuple(image.shape)}")
+        return self.evaluate(image, self.settings).losses[0]
+
+    # Stepping
 
     @property
     def done(self) -> bool:
         """True when no step is left at the last size."""
-        return not any(self.steps[self.state.level + 1 :]) and self.state.level_step >= self.steps[self.state.level]
+        steps = self.settings.steps
+        return not any(steps[self.state.level + 1 :]) and self.state.size_step >= steps[self.state.level]
 
     def __iter__(self) -> Iterator[Record]:
         while not self.done:
             yield self.step()
 
-    def step(self) -> Record:
-        """Evaluate the image once, update it once, and return the record; raises RuntimeError when done."""
-        if self.done:
-            raise RuntimeError("no steps are left; extend(steps) adds some")
-        while self.state.level_step >= self.steps[self.state.level]:
-            self._next_level()
-        state = self.state
-        settings = self.settings
-        optimizer, learning_rate = self._method
-        if settings != state.settings:
-            larger = state.settings is not None and settings == replace(state.settings, size=self._size)
-            kept = state.optimizer.resized(*state.image.shape[2:]) if self.carry and larger else None
-            state.settings, state.best, state.setbacks = settings, None, 0
-            state.optimizer = kept if isinstance(kept, OPTIMIZERS[optimizer]) else OPTIMIZERS[optimizer]()
-        elif not isinstance(state.optimizer, OPTIMIZERS[optimizer]):
-            state.optimizer = OPTIMIZERS[optimizer]()
-        switched = self._is_rough(state.level_step) != self._objective.rough
-        if switched:
-            self._objective = self.problem.at(self._size, not self._objective.rough)
-            state.optimizer.forget_gradient()
-
-        now = self.evaluate(state.image, settings)
-        failed = not now.finite or (state.best is not None and now.losses[0] > JUMP * state.best.losses[0])
-        if failed:
-            if state.best is None:
-                raise FloatingPointError(f"the loss is not finite at the start: {now.losses[0]} with {settings}")
-            now = state.best
-            state.optimizer = OPTIMIZERS[optimizer]()
-            state.setbacks += 1
-        elif state.best is None or switched or now.losses[0] < state.best.losses[0]:
-            state.best, state.setbacks = now, max(0, state.setbacks - 1)
-
-        record = Record(
-            state.iteration,
-            settings,
-            *now.losses,
-            failed,
-            state.level_step,
-            optimizer,
-            learning_rate,
-            now.image,
-            self._objective.finish,
-        )
-        scale = learning_rate * 0.5**state.setbacks
-        image = now.image + scale * state.optimizer.direction(now.image, now.gradient)
-        state.image = torch.where(image.isfinite(), image, now.image).clamp(0, 1)
-        if self.averaging:
-            state.average = self.averaging * state.average + (1 - self.averaging) * state.image
-            state.average_share = self.averaging * state.average_share + (1 - self.averaging)
-        state.history.append(replace(record, _image=None, _finish=None))
-        state.iteration += 1
-        state.level_step += 1
-        return record
-
     def extend(self, steps: int) -> None:
         """Add steps at the last size."""
-        self.steps = (*self.steps[:-1], self.steps[-1] + steps)
+        with self._steering:
+            *before, last = self._settings.steps
+            self._settings = replace(self._settings, steps=(*before, last + steps))
 
-    def rewind(self, record: Record) -> None:
-        """Go back to the image of a record that `step` returned, and on from there; later history is dropped."""
-        if record._image is None:
-            raise ValueError("this record keeps no image; rewind to one that step() returned")
-        objective = self._objective
-        if (record.size, self._is_rough(record.level_step)) != (objective.size, objective.rough):
-            objective = self.problem.at(record.size, self._is_rough(record.level_step))
-        state = State(
-            image=record._image,
-            optimizer=OPTIMIZERS[self.optimizer](),
-            level=self.sizes.index(record.size),
-            level_step=record.level_step,
-            iteration=record.iteration,
-            history=self.state.history[: record.iteration],
-        )
-        self._objective, self.state = objective, state
+    def step(self) -> Record:
+        """Evaluate the image once, update it once, and return the record; raises RuntimeError when done."""
+        settings, switched = self._begin_step()
+        now, rolled_back = self._evaluate_or_roll_back(settings, switched)
+        direction = self.state.optimizer.direction(now.image, now.gradient)
+        image = now.image + settings.learning_rate * 0.5**self.state.setbacks * direction
+        self.state.image = torch.where(image.isfinite(), image, now.image).clamp(0, 1)
+        return self._end_step(now, settings, rolled_back)
 
-    @property
-    def _size(self) -> int:
-        return self.sizes[self.state.level]
+    def _begin_step(self) -> tuple[Settings, bool]:
+        """Return the settings of this step, and whether the engine's precision has just changed."""
+        if self.done:
+            raise RuntimeError("no steps are left; extend(steps) adds some")
+        while self.state.size_step >= self.settings.steps[self.state.level]:
+            self._next_size()
+        state, settings = self.state, self.settings
+        optimizer, before = OPTIMIZERS[settings.optimizer], state.settings
+        same_loss = before is not None and before.loss_weights == settings.loss_weights
+        if not same_loss or state.size_step == 0:
+            kept = (
+                state.optimizer.resized(*state.image.shape[2:]) if settings.keep_optimizer_state and same_loss else None
+            )
+            state.best, state.setbacks = None, 0
+            state.optimizer = kept if isinstance(kept, optimizer) else optimizer()
+        elif not isinstance(state.optimizer, optimizer):
+            state.optimizer = optimizer()
+        state.settings = settings
+        switched = self._is_low(state.size_step) != self.engine.low_precision
+        if switched:
+            self._objective = self._objective_at(state.level, state.size_step)
+            state.optimizer.forget_gradient()
+        return settings, switched
 
-    def _next_level(self) -> None:
+    def _evaluate_or_roll_back(self, settings: Settings, switched: bool) -> tuple[Evaluation, bool]:
+        """Return the evaluation of the image, or of the best one where the loss has blown up, and whether it has."""
         state = self.state
-        objective = self.problem.at(self.sizes[state.level + 1], self._is_rough(0))
-        finest = state.image if state.best is None else state.best.image
-        if self.averaging:
-            finest = self._averaged()
-        image = resize(finest, *objective.content_image.shape[2:])
-        self._objective = objective
-        self.state = replace(state, image=image, level=state.level + 1, level_step=0, average=0.0, average_share=0.0)
+        now = self.evaluate(state.image, settings)
+        if now.finite and (state.best is None or now.losses[0] <= JUMP * state.best.losses[0]):
+            if state.best is None or switched or now.losses[0] < state.best.losses[0]:
+                state.best, state.setbacks = now, max(0, state.setbacks - 1)
+            return now, False
+        if state.best is None:
+            raise FloatingPointError(f"the loss is not finite at the start: {now.losses[0]} with {settings}")
+        state.optimizer = OPTIMIZERS[settings.optimizer]()
+        state.setbacks += 1
+        return state.best, True
 
-    def _averaged(self) -> Tensor:
+    def _end_step(self, now: Evaluation, settings: Settings, rolled_back: bool) -> Record:
+        state, decay = self.state, settings.ema_decay
+        if decay:
+            state.average = decay * state.average + (1 - decay) * state.image
+            state.average_share = decay * state.average_share + (1 - decay)
+        state.step += 1
+        state.size_step += 1
+        size = settings.sizes[state.level]
+        record = Record(
+            state.step,
+            size,
+            state.size_step,
+            settings,
+            *now.losses,
+            rolled_back,
+            now.image,
+            self._objective.compositing,
+        )
+        state.history.append(replace(record, _image=None, _compositing=None))
+        return record
+
+    def _next_size(self) -> None:
+        state = self.state
+        finest = state.image if state.best is None else state.best.image
+        if self.settings.ema_decay:
+            finest = self._average()
+        self._objective = self._objective_at(state.level + 1, 0)
+        image = resize(finest, *self._objective.content_image.shape[2:])
+        self.state = replace(state, image=image, level=state.level + 1, size_step=0, average=0.0, average_share=0.0)
+
+    def _objective_at(self, level: int, size_step: int) -> Objective:
+        self.engine.low_precision = self._is_low(size_step)
+        return Objective(self.problem, self.settings, self.engine, self.settings.sizes[level])
+
+    def _is_low(self, size_step: int) -> bool:
+        return size_step < self.engine.low_precision_steps
+
+    def _start_image(self, start: str, noise: float) -> Tensor:
+        styles = [[(style.weight, style.picture) for style in region.styles] for region in self.problem.regions]
+        start = self.start_image if start == IMAGE else start
+        objective = self._objective
+        return start_image(start, objective.content_image, styles, objective.masks, noise, self.settings.seed)
+
+    def _average(self) -> Tensor:
         state = self.state
         return state.average / state.average_share if state.average_share else state.image
 
-    def _finished(self, image: Tensor) -> Tensor:
-        return self._objective.finish(image).to("cpu", copy=True)
-
-    def _balanced(self, balance: float) -> float:
-        """Return the β that gives the style so much of the gradient."""
-        image = start_image("noise", self._objective, 0, self.seed)
-        content, style = (
-            self.evaluate(image, replace(self.settings, alpha=alpha, beta=beta, tv_weight=0.0)).gradient.norm().item()
-            for alpha, beta in ((self.alpha, 0.0), (0.0, 1.0))
-        )
-        if not (content > 0 and style > 0):
-            raise ValueError("balance needs a content and a style with a gradient each: alpha and weights above 0")
-        return 10 ** (4 * balance) * content / style
-
-    def _is_rough(self, level_step: int) -> bool:
-        return self.engine.has_rough and level_step < ROUGH
-
-    @property
-    def average_loss(self) -> float:
-        """The total loss of `average`, which takes an evaluation."""
-        return self.evaluate(self._averaged(), self.settings).losses[0]
-
-    def evaluate(self, image: Tensor, settings: Settings) -> Evaluation:
-        """Return the losses and the gradient of an image of the present size, and change nothing."""
-        return self._objective.evaluate(image, settings)
+    def _displayed(self, image: Tensor) -> Tensor:
+        return self._objective.compositing.display(image).to("cpu", copy=True)
 
 
 @dataclass(frozen=True)
 class Result:
     """What `transfer` returns."""
 
-    image: Tensor = field(repr=False)  # (1, 3, H, W) in [0, 1] on the CPU: the best, or with `averaging` the average
+    image: Tensor = field(repr=False)  # (1, 3, H, W) in [0, 1] on the CPU: the best, or with `ema_decay` the average
     loss: float  # its total loss
-    history: tuple[Record, ...] = field(repr=False)  # one record an evaluation
+    history: tuple[Record, ...] = field(repr=False)  # one record a step
     network: str  # "vgg16" or "vgg19"
     note: str  # which network, and why
     device: str
@@ -439,12 +445,14 @@ class Result:
     sizes: tuple[int, ...]
     seconds: float
     interrupted: bool  # by the keyboard
-    recipe: dict = field(repr=False)  # settings, sources, versions and losses, see `provenance.recipe_of`
+    recipe: dict = field(repr=False)  # settings, sources, versions and losses, see `StyleTransfer.recipe`
 
 
+@explains_settings
+@lists(inspect.signature(StyleTransfer).parameters)
 def transfer(
     content_image: Tensor,
-    style_image: Tensor,
+    style_image: Tensor | Style | Region | Sequence[Tensor | Style | Region],
     *,
     report_every: int | None = None,
     progress: bool | None = None,
@@ -453,11 +461,15 @@ def transfer(
     """Return the content image painted in the style of the style image.
 
     Args:
-        content_image, style_image: as `StyleTransfer` takes them.
-        report_every: print the losses every so many evaluations; the classic recipe has 400.
+        content_image: (1, 3, H, W) in [0, 1], from `load_image`.
+        style_image: the same, of any size; or a `Style`; or several of these, which are blended; or one or more
+            `Region`. Where no region is, the photograph stays.
+        report_every: print the losses every so many steps; the classic recipe has 400.
         progress: show a progress bar; None shows it in a terminal or a notebook; False also leaves out the line that
             says on what, with which network and at which sizes it paints.
-        **settings: as `StyleTransfer` has them: `sizes`, `steps`, `start`, `alpha`, `beta`, …
+        quality, balance, recipe, device: see `StyleTransfer`.
+
+        {settings}
 
     A keyboard interrupt ends the run early, with the best image so far. Raises what `StyleTransfer` raises.
 
@@ -468,18 +480,18 @@ def transfer(
     if progress is not False:
         print(_plan(run), flush=True)
     interrupted = False
-    with progress_bar(progress, total=sum(run.steps), unit="step") as bar:
+    with progress_bar(progress, total=sum(run.settings.steps), unit="step") as bar:
         try:
             for record in run:
                 bar.update()
                 bar.set_postfix_str(f"{record.size} px, loss {record.total:.3g}", refresh=False)
-                if report_every and (record.iteration + 1) % report_every == 0:
+                if report_every and record.step % report_every == 0:
                     bar.write(_report(record))
         except KeyboardInterrupt:
             interrupted = True
     image, loss = run.best, run.best_loss
-    if run.averaging:
-        image, loss = run.average, run.average_loss
+    if run.settings.ema_decay:
+        image, loss = run.average, run.evaluate(run._average(), run.settings).losses[0]
     return Result(
         image=image,
         loss=loss,
@@ -488,22 +500,23 @@ def transfer(
         note=run.network.note,
         device=str(run.device),
         engine=run.engine.name,
-        sizes=run.sizes,
+        sizes=run.settings.sizes,
         seconds=time.perf_counter() - began,
         interrupted=interrupted,
-        recipe=recipe_of(run),
+        recipe=run.recipe,
     )
 
 
 def _plan(run: StyleTransfer) -> str:
-    steps = ", ".join(f"{steps} at {size} px" for size, steps in zip(run.sizes, run.steps, strict=True))
+    sizes = zip(run.settings.sizes, run.settings.steps, strict=True)
+    steps = ", ".join(f"{steps} at {size} px" for size, steps in sizes)
     where = _device_name(run.device)
     return f"Painting on {where}, engine: {run.engine.name}, with {run.network.note}. Steps: {steps}."
 
 
 def _report(record: Record) -> str:
     parts = f"total {record.total:.4g}, content {record.content:.4g}, style {record.style:.4g}"
-    return f"step {record.iteration + 1} ({record.size} px): {parts}"
+    return f"step {record.step} ({record.size} px): {parts}"
 
 
 def _device_name(device: torch.device) -> str:

@@ -1,6 +1,7 @@
 """VGG-16 and VGG-19 (Simonyan and Zisserman 2015) as feature extractors: layers by name, no classifier."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +9,20 @@ from torch.nn.functional import avg_pool2d
 
 from . import validate
 from .files.weights import load_weights
-from .images import IMAGENET_STD, channels, preprocess
+from .images import IMAGENET_MEAN, IMAGENET_STD, channels
 
 BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # convolutions in each of the five blocks
 CHANNELS = (64, 128, 256, 512, 512)  # of each block's feature maps
 PADDINGS = ("zeros", "reflect", "replicate")
 INPUTS = ("standardized", "255")
+
+
+class Stage(NamedTuple):
+    """The names of a convolution, of its ReLU and, at the end of a block, of its pooling."""
+
+    conv: str
+    relu: str
+    pool: str | None
 
 
 class L2Pool2d(nn.Module):
@@ -45,11 +54,14 @@ class VGG(nn.Sequential):
 
     conv4_2 is a layer's value before its ReLU, relu4_2 after it. No layer works in place, so a stored feature map
     stays what it was. Weights are left as torch initializes them: `load_vgg` returns the pretrained network.
+
+    What depends on the architecture is asked of the network (`stages`, `stride`, `channels`, `block`, `min_side`);
+    nothing outside this module reads it off the letters of a layer's name.
     """
 
     def __init__(self, name: str, pooling: str = "max", padding: str = "zeros", inputs: str = "standardized"):
         super().__init__()
-        self.name, self.note = name, ""
+        self.name, self.note = validate.one_of("network", name, BLOCKS), ""
         self.pooling = validate.one_of("pooling", pooling, POOLINGS)
         self.padding = validate.one_of("padding", padding, PADDINGS)
         self.inputs = validate.one_of("inputs", inputs, INPUTS)
@@ -62,11 +74,22 @@ class VGG(nn.Sequential):
                 channels_in = channels_out
             self.add_module(f"pool{block}", POOLINGS[pooling]())
         self.requires_grad_(False)
+        self._keep_constants()
+
+    def _keep_constants(self) -> None:
+        """Keep mean and standard deviation as buffers: copied at each evaluation, they would hold up a GPU."""
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, channels(values, next(self.parameters())), persistent=False)
+
+    def _apply(self, fn, recurse: bool = True):
+        super()._apply(fn, recurse)
+        self._keep_constants()  # exact in every format: 0.485 in float32 is not 0.485 in float64
+        return self
 
     @property
     def device(self) -> torch.device:
         """Where the weights are, and so the feature maps."""
-        return self.conv1_1.weight.device
+        return self.mean.device
 
     @property
     def kind(self) -> str:
@@ -74,13 +97,47 @@ class VGG(nn.Sequential):
         choices = ((self.pooling, "max"), (self.padding, "zeros"), (self.inputs, "standardized"))
         return ", ".join([self.name, *(value for value, default in choices if value != default)])
 
-    def preprocess(self, image: Tensor) -> Tensor:
-        """Return an image in [0, 1] as `forward` takes it, on the network's device."""
-        normalized = preprocess(image.to(self.device))
-        return normalized if self.inputs == "standardized" else 255 * channels(IMAGENET_STD, normalized) * normalized
+    @property
+    def stages(self) -> list[Stage]:
+        """The convolutions in order, each with its ReLU and, at the end of a block, the block's pooling."""
+        names = [*self._modules, ""]
+        return [
+            Stage(*names[i : i + 2], names[i + 2] if names[i + 2].startswith("pool") else None)
+            for i in range(len(names) - 2)
+            if names[i].startswith("conv")
+        ]
+
+    @property
+    def min_side(self) -> int:
+        """The shortest side of a picture, in pixels, that reaches the last block's layers."""
+        return self.stride(self.stages[-1].conv)
+
+    def block(self, layer: str) -> int:
+        """Return the number of a layer's block, from 1; a pooling ends its block."""
+        self.check_layers(layer)
+        return int(layer[4])
+
+    def stride(self, layer: str) -> int:
+        """Return how many pixels apart neighboring positions of a layer are: a picture's H × W becomes H/s × W/s."""
+        return 2 ** (self.block(layer) - (not layer.startswith("pool")))
+
+    def channels(self, layer: str) -> int:
+        """Return the number of channels of a layer's feature maps."""
+        return CHANNELS[self.block(layer) - 1]
+
+    def closest(self, layer: str) -> str:
+        """Return a layer, or where the network lacks it, as VGG-16 lacks conv4_4, the block's last of the same kind."""
+        if layer in self._modules:
+            return layer
+        return [name for name in self._modules if name.startswith(layer[:6])][-1]
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Return an image in [0, 1], on the network's device, as `forward` takes it; unlike `preprocess`, unchecked."""
+        normalized = (image - self.mean) / self.std
+        return normalized if self.inputs == "standardized" else 255 * self.std * normalized
 
     def forward(self, normalized: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Return {layer: feature maps (B, C, H', W')} for preprocessed images (B, 3, H, W).
+        """Return {layer: feature maps (B, C, H', W')} for normalized images (B, 3, H, W).
 
         Runs no further than the deepest of `layers` (default: all of them).
         """
@@ -109,11 +166,6 @@ class VGG(nn.Sequential):
         return [name for name in self._modules if name in layers]
 
 
-def poolings_before(layer: str) -> int:
-    """Return how often a layer's feature maps were halved: 0 for relu1_2, 1 for pool1."""
-    return int(layer[4]) - (not layer.startswith("pool"))
-
-
 def pick_device() -> torch.device:
     """Return CUDA if there is one, else MPS (Apple), else the CPU."""
     if torch.cuda.is_available():
@@ -122,7 +174,7 @@ def pick_device() -> torch.device:
 
 
 def load_vgg(
-    network: str = "auto",
+    network: str | VGG = "auto",
     pooling: str = "max",
     device: torch.device | str | None = None,
     *,
@@ -132,18 +184,21 @@ def load_vgg(
     """Return a pretrained, frozen VGG.
 
     Args:
-        network: "vgg16", "vgg19", or "auto": VGG-19 if its weights are cached or can be had, else VGG-16.
-        pooling, padding, inputs: as `VGG` has them.
+        network: "vgg16", "vgg19", or "auto": VGG-19 if its weights are cached or can be had, else VGG-16. A `VGG` is
+            returned as it is, moved to `device` if one is given.
+        pooling, padding, inputs: see `VGG`.
         device: where it runs; default CUDA, then MPS, then the CPU.
 
     `.name` says which network it is and `.note` why. Raises ValueError for unknown names, and WeightsError where the
     weights cannot be had: an explicit name never falls back.
     """
+    if isinstance(network, VGG):
+        return network if device is None else network.to(device)
     weights = load_weights(network)
     vgg = VGG(weights.network, pooling, padding, inputs)
-    convolutions = [layer for layer in vgg if isinstance(layer, nn.Conv2d)]
-    for index, layer in enumerate(convolutions):
-        layer.load_state_dict({kind: weights.tensors[f"{index}.{kind}"] for kind in ("weight", "bias")})
+    for index, stage in enumerate(vgg.stages):
+        state = {kind: weights.tensors[f"{index}.{kind}"] for kind in ("weight", "bias")}
+        getattr(vgg, stage.conv).load_state_dict(state)
     vgg.note = weights.note
     return vgg.to(pick_device() if device is None else device)
 
@@ -166,7 +221,7 @@ def get_features(image: Tensor, network: VGG, layers: Iterable[str]) -> dict[str
     """Return {layer: feature maps} of an image, in the order of the network's layers.
 
     Args:
-        image: (B, 3, H, W) in [0, 1], RGB, not normalized: `VGG.preprocess` is called here. H and W are at least 16 for
+        image: (B, 3, H, W) in [0, 1], RGB, not normalized: `VGG.normalize` is called here. H and W are at least 16 for
             layers of the fifth block.
         network: from `load_vgg`; the image is copied to its device.
         layers: names such as "conv4_2" (before its ReLU), "relu4_2" (after it) or "pool4".
@@ -174,4 +229,5 @@ def get_features(image: Tensor, network: VGG, layers: Iterable[str]) -> dict[str
     Feature maps are (B, C, H/2ᵏ, W/2ᵏ), rounded down, behind k poolings. Raises ValueError for a layer that the
     network lacks, for values clearly outside [0, 1], and for pictures too small.
     """
-    return network(network.preprocess(image), layers)
+    validate.check_image(image)
+    return network(network.normalize(image.to(network.device)), layers)

@@ -1,148 +1,175 @@
-"""Which engine computes feature maps, Gram matrices and their gradient: autograd, or passes written by hand."""
+"""Engines: who computes feature maps, Gram matrices and their gradient. They agree; they differ in speed."""
 
-import time
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from .. import validate
+from ..masks import Part
 from ..vgg import VGG
 from .by_hand import ByHand
 from .direct import DirectConvolution
-from .plain import Plain
+from .plain import Maps, Plain
 
 ENGINES = ("auto", "plain", "direct", "winograd")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 _convolutions = WeakKeyDictionary()  # {network: {(layer, dtype, …): its convolution}}: large, and so shared by runs
 
 
-class Choice(NamedTuple):
-    """An engine, and the format of its gradients."""
+class Engine(Protocol):
+    """What evaluates a network, for one run at a time: another engine is another object of this form.
+
+    kind, precision: its name in `pick_engine`, and the format of its gradients: "float32", "bfloat16" or "float16".
+    name: how it is called where it is said which one ran.
+    network: the `VGG` that it evaluates.
+    low_precision_steps: how many evaluations at the beginning of each size may be in low precision; 0 for none.
+    low_precision: whether they are now; set by the run, which takes losses in low and in full precision as not
+        comparable.
+    """
 
     kind: str
-    dtype: torch.dtype
+    precision: str
+    name: str
+    network: VGG
+    low_precision_steps: int
+    low_precision: bool
+
+    def __call__(
+        self,
+        image: Tensor,
+        layers: Sequence[str],
+        gram_layers: Sequence[str],
+        means: bool = False,
+        parts: Mapping[str, Sequence[Part]] | None = None,
+    ) -> tuple[Maps, Maps]:
+        """Return {layer: feature maps (1, C, H', W')} and {layer: Gram matrices (1 or R, C, C)} of an image.
+
+        Args:
+            image: (1, 3, H, W) in [0, 1]. Nothing checks it here: this is called at every step.
+            layers, gram_layers: names; results are float32, and differentiable by the image.
+            means: Gram matrices are augmented by one row and one column, (1 or R, C + 1, C + 1): the channels' means.
+            parts: {layer: R parts of the picture}, from `masks.parts_of`; each has its own Gram matrix and mean.
+        """
 
 
-def pick_engine(network: VGG, engine: str = "auto", dtype: torch.dtype | None = None) -> Plain | ByHand:
-    """Return how a network is evaluated.
+def pick_engine(network: VGG, engine: str = "auto", precision: str = "auto") -> Engine:
+    """Return the engine that evaluates a network. The choice depends on the hardware alone, not on how busy it is.
 
     Args:
         network: from `load_vgg`; what is possible depends on where it is.
         engine: "plain" is autograd; "direct" is by hand with torch's convolutions; "winograd", on a CPU, by hand with
-            our own. "auto" takes "winograd" on a CPU, and elsewhere what a short trial finds to be the fastest.
-        dtype: of the gradient. Default for "direct" and "winograd": bfloat16 where a CPU, and float16 where a GPU is
-            fast at it; with float16, the forward pass is in it, too.
+            our own. "auto" takes "winograd" on a CPU, and elsewhere "direct", if its gradient is right there.
+        precision: of the gradients of "direct" and "winograd": "float32", "bfloat16" or "float16". "auto" is bfloat16
+            on a CPU with instructions for it, float16 on a GPU with tensor cores, and float32 elsewhere. With float16,
+            the forward pass is in it, too. "plain" is in float32.
 
-    Raises ValueError for an unknown name, and for "winograd" where it cannot be had.
+    Raises ValueError for an unknown name, and for what cannot be had.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine is one of {', '.join(ENGINES)}, not {engine!r}")
-    if network.padding != "zeros":
-        if engine in ("auto", "plain"):
-            return Plain(network, f", since the padding is {network.padding}")
+    validate.one_of("engine", engine, ENGINES)
+    validate.one_of("precision", precision, PRECISIONS)
+    if network.padding != "zeros" and engine in ("auto", "plain"):
+        engines = [Plain(network, f", since the padding is {network.padding}")]
+    elif network.padding != "zeros":
         raise ValueError(f"engine={engine!r} pads with zeros; the network's padding is {network.padding}")
-    choices = [choice for choice in _choices(network.device) if engine in ("auto", choice.kind)]
-    if dtype is not None and engine != "plain":
-        choices = list(dict.fromkeys(choice._replace(dtype=dtype) for choice in choices if choice.kind != "plain"))
-    if not choices:
-        raise ValueError(f'engine="winograd" takes a CPU and numba; the network is on {network.device}')
-    if len(choices) > 1 and network.device.type == "cpu":
-        choices = choices[:1]
-    elif len(choices) > 1:
-        choices = [_fastest(network, tuple(choices))]
-    return _build(network, choices[0])
+    else:
+        engines = [build() for kind, build in _builders(network, precision) if engine in ("auto", kind)]
+    engines = [engine for engine in engines if precision in ("auto", engine.precision)]
+    if not engines:
+        raise ValueError(
+            f"engine={engine!r} in {precision} cannot be had here: the network is on {network.device}, "
+            '"winograd" needs a CPU and numba, and "plain" is in float32; engine="auto", precision="auto" always can'
+        )
+    if len(engines) == 1 or network.device.type == "cpu":
+        return engines[0]
+    return next((engine for engine in engines if _is_right(engine)), engines[-1])
 
 
-def _choices(device: torch.device) -> list[Choice]:
-    """Return what can run on a device; on a CPU, the fastest first."""
-    plain = Choice("plain", torch.float32)
-    if device.type == "cpu":
-        dtype = torch.bfloat16 if bfloat16_is_faster(torch.get_num_threads()) else torch.float32
-        winograd = [Choice("winograd", dtype)] if find_spec("numba") else []
-        return [*winograd, Choice("direct", dtype), plain]
-    half = [Choice("direct", torch.float16)] if device.type == "cuda" else []
-    return [*half, Choice("direct", torch.float32), plain]
+def _builders(network: VGG, precision: str) -> list[tuple[str, Callable[[], Engine]]]:
+    """Return the engines that a device can have, the fastest first, as (kind, what makes it)."""
+    device = network.device
+    formats = [torch.float32]
+    if device.type == "cpu" and has_bfloat16():
+        formats = [torch.bfloat16]
+    elif device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0):  # tensor cores
+        formats = [torch.float16, torch.float32]
+    if precision != "auto":
+        formats = [getattr(torch, precision)]
+    kinds = ["winograd", "direct"] if device.type == "cpu" and find_spec("numba") else ["direct"]
+    by_hand = [
+        (kind, partial(_by_hand, network, kind, dtype))
+        for kind in kinds
+        for dtype in formats
+        if not (kind == "winograd" and dtype == torch.float16)
+    ]
+    return [*by_hand, ("plain", partial(Plain, network))]
 
 
-def _build(network: VGG, choice: Choice) -> Plain | ByHand:
-    if choice.kind == "plain":
-        return Plain(network)
+@cache
+def has_bfloat16() -> bool:
+    """Return whether this processor multiplies matrices in bfloat16 (AVX-512 BF16 or AMX), by its instruction set.
+
+    That is known beforehand: a stopwatch would choose otherwise on a busy machine, and so paint another picture.
+    """
+    try:
+        from llvmlite.binding import get_host_cpu_features
+    except ImportError:
+        return False
+    features = get_host_cpu_features()
+    return any(features.get(name, False) for name in ("avx512bf16", "amx-bf16"))
+
+
+def _by_hand(network: VGG, kind: str, dtype: torch.dtype) -> ByHand:
     known = _convolutions.setdefault(network, {})
 
     def direct(layer: str, height: int, width: int) -> DirectConvolution:
-        key = layer, choice.dtype, network.device
+        key = layer, dtype, network.device
         if key not in known:
             convolution = getattr(network, layer)
-            known[key] = DirectConvolution(convolution.weight.detach(), convolution.bias.detach(), choice.dtype)
+            known[key] = DirectConvolution(convolution.weight.detach(), convolution.bias.detach(), dtype)
         return known[key]
 
-    name = f"{choice.kind}, {str(choice.dtype).removeprefix('torch.')}"
-    if choice.kind == "direct":
-        return ByHand(name, network, choice.dtype, direct)
+    if kind == "direct":
+        return ByHand(kind, network, dtype, direct)
     from . import winograd  # numba takes a second to import
 
     def convolution(layer: str, height: int, width: int):
         if not winograd.pays(height, width):
             return direct(layer, height, width)
-        key = layer, choice.dtype
+        key = layer, dtype
         if key not in known:
-            kind = winograd.FirstConvolution if layer == "conv1_1" else winograd.Convolution
             convolution = getattr(network, layer)
-            known[key] = kind(convolution.weight.detach(), convolution.bias.detach(), choice.dtype)
+            kind = winograd.FirstConvolution if convolution.in_channels == 3 else winograd.Convolution
+            known[key] = kind(convolution.weight.detach(), convolution.bias.detach(), dtype)
         return known[key]
 
-    return ByHand(name, network, choice.dtype, convolution, winograd.Space())
+    return ByHand(kind, network, dtype, convolution, winograd.BufferPool())
 
 
-_fastest_known = {}
+_verdicts: dict[tuple, bool] = {}
 
 
-def _fastest(network: VGG, choices: tuple[Choice, ...]) -> Choice:
-    """Return the engine that takes a trial picture through in the least time, among those that get it right."""
-    key = network.device, network.name, choices
-    if key not in _fastest_known:
-        image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)).to(network.device)
-        _, right = _trial(Plain(network), image)
-        seconds = {}
-        for choice in choices:
-            try:
-                seconds[choice], gradient = _trial(_build(network, choice), image)
-            except RuntimeError:
-                continue
-            if not cosine_similarity(gradient.flatten(), right.flatten(), 0) > 0.99:
-                del seconds[choice]
-        _fastest_known[key] = min(seconds, key=seconds.get)
-    return _fastest_known[key]
+def _is_right(engine: Engine) -> bool:
+    """Return whether an engine runs on its device, with the gradient of autograd (cosine over 0.99)."""
+    key = engine.network.device, engine.network.kind, engine.name
+    if key not in _verdicts:
+        image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)).to(engine.network.device)
+        try:
+            gradient, right = (_trial_gradient(one, image).flatten() for one in (engine, Plain(engine.network)))
+            _verdicts[key] = bool(cosine_similarity(gradient, right, 0) > 0.99)
+        except RuntimeError:
+            _verdicts[key] = False
+    return _verdicts[key]
 
 
-def _trial(engine: Plain | ByHand, image: Tensor) -> tuple[float, Tensor]:
-    """Return the seconds of an evaluation and its gradient."""
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        image = image.detach().requires_grad_()
-        maps, grams = engine(image, ["relu4_2"], ["relu1_1", "relu3_1", "relu5_1"])
-        loss = maps["relu4_2"].square().mean() + sum(gram.square().mean() for gram in grams.values())
-        (gradient,) = torch.autograd.grad(loss, image)
-        gradient.sum().item()  # waits for the device
-        times.append(time.perf_counter() - began)
-    return min(times), gradient
-
-
-@cache
-def bfloat16_is_faster(threads: int) -> bool:
-    """Say whether this processor multiplies matrices clearly faster in bfloat16 than in float32, by trying."""
-
-    def seconds(dtype: torch.dtype) -> float:
-        x, y = torch.ones(36, 64, 256, dtype=dtype), torch.ones(36, 256, 256, dtype=dtype)
-        times = []
-        for _ in range(20):  # other programs may take the processor for most of them
-            began = time.perf_counter()
-            torch.bmm(x, y)
-            times.append(time.perf_counter() - began)
-        return min(times)
-
-    return seconds(torch.bfloat16) < 0.75 * seconds(torch.float32)
+def _trial_gradient(engine: Engine, image: Tensor) -> Tensor:
+    image = image.detach().requires_grad_()
+    maps, grams = engine(image, ["relu4_2"], ["relu1_1", "relu3_1", "relu5_1"])
+    loss = maps["relu4_2"].square().mean() + sum(gram.square().mean() for gram in grams.values())
+    (gradient,) = torch.autograd.grad(loss, image)
+    return gradient

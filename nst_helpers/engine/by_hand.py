@@ -9,31 +9,23 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, max_unpool2d, pad
 
 from ..masks import Part
-from ..vgg import VGG, l2_pool2d
-from .plain import Maps, bordered
+from ..vgg import VGG, Stage, l2_pool2d
+from .plain import Maps, augmented
 
-# What a gate does: see `kernels`, which has these numbers in its own file, since its compiled code is kept by that.
+# What an activation mask does: see `kernels`, which has these numbers too, since its compiled code is cached by file.
 OPEN, RELU, MAX, AVERAGE = range(4)
 ROWS = 4096  # positions that a Gram matrix sums in one product, before it goes on in float32
 FORWARD = {torch.bfloat16: torch.float32}  # the format of the forward pass, where it is not that of the gradient:
 # bfloat16's eight bits cost a gradient nothing, but after 300 evaluations a painting ends 3 % worse by them
-ROUGH_FROM = 3  # the block from which on a rough forward pass is in the gradient's format all the same
+LOW_PRECISION_STEPS = 60  # first evaluations at a size that may be in low precision throughout: the result is as good
+LOW_PRECISION_FROM = 3  # the block from which on the forward pass then is in the gradient's format, too
 
 
-class Stage(NamedTuple):
-    """A convolution with its ReLU and, at the end of a block, its pooling."""
-
-    conv: str
-    relu: str
-    pool: str | None
-
-
-class Asked(NamedTuple):
-    """What a pass is asked for: see `engine.Plain`."""
+class Request(NamedTuple):
+    """The arguments of a call: see `engine.Engine`."""
 
     layers: Sequence[str]
     gram_layers: Sequence[str]
-    rough: bool = False
     means: bool = False
     parts: Mapping[str, Sequence[Part]] | None = None
 
@@ -45,10 +37,10 @@ class Trace:
     stage: Stage
     convolution: object
     shape: torch.Size  # height and width of its input
-    gate: Tensor | None = None
+    mask: Tensor | None = None
     mode: int = RELU
     pooled: bool = False
-    places: Tensor | None = None  # of the maxima, where ReLU and pooling were not one
+    argmax: Tensor | None = None  # indices of the maxima, where ReLU and pooling were not one
     output: Tensor | None = None  # of L2 pooling
 
 
@@ -56,7 +48,7 @@ class Trace:
 class Tape:
     """What the gradient needs of a pass."""
 
-    asked: Asked
+    request: Request
     traces: list[Trace] = field(default_factory=list)
     rows: Maps = field(default_factory=dict)  # {layer: feature maps (H'·W', C)} that Gram matrices were made of
 
@@ -68,22 +60,21 @@ class ByHand:
     Gram matrices are made, and their gradient is added, on the spot.
 
     Args:
-        name: how the engine is called where it is said which one ran.
-        dtype: of gradients, and of what is kept for them.
+        kind: what it is called in `pick_engine`: "direct" or "winograd".
+        dtype: of gradients, and of what is kept for them. With bfloat16 the first `LOW_PRECISION_STEPS` evaluations at
+            a size may be in low precision: then losses are right within 0.5 %.
         convolution: returns that of a layer, for feature maps of a height and a width.
-        space: what convolutions may keep for themselves between evaluations.
+        buffers: what convolutions may keep for themselves between evaluations.
     """
 
-    def __init__(self, name: str, network: VGG, dtype: torch.dtype, convolution: Callable, space=None):
-        self.name, self.network, self.dtype, self.convolution, self.space = name, network, dtype, convolution, space
-        self.has_rough = dtype == torch.bfloat16
-        names = [*network._modules, ""]
-        self._depth = {layer: depth for depth, layer in enumerate(names)}
-        self._stages = [
-            Stage(*names[i : i + 2], names[i + 2] if names[i + 2].startswith("pool") else None)
-            for i in range(len(names) - 2)
-            if names[i].startswith("conv")
-        ]
+    def __init__(self, kind: str, network: VGG, dtype: torch.dtype, convolution: Callable, buffers=None):
+        self.kind, self.network, self.dtype, self.convolution, self.buffers = kind, network, dtype, convolution, buffers
+        self.precision = str(dtype).removeprefix("torch.")
+        self.name = f"{kind}, {self.precision}"
+        self.low_precision_steps = LOW_PRECISION_STEPS if dtype == torch.bfloat16 else 0
+        self.low_precision = False
+        self._depth = {layer: depth for depth, layer in enumerate([*network._modules, ""])}
+        self._stages = network.stages
         self._passes = 0
 
     def __call__(
@@ -91,40 +82,38 @@ class ByHand:
         image: Tensor,
         layers: Sequence[str],
         gram_layers: Sequence[str],
-        rough: bool = False,
         means: bool = False,
         parts: Mapping[str, Sequence[Part]] | None = None,
     ) -> tuple[Maps, Maps]:
-        """As `Plain`, of one image; the gradient is to be taken before the next call."""
+        """See `engine.Engine`. Takes one image; its gradient must be taken before the next call."""
         if image.ndim != 4 or image.shape[0] != 1:
-            raise ValueError(f"one image (1, 3, H, W) is meant, not {tuple(image.shape)}")
+            raise ValueError(f"expected one image (1, 3, H, W), got {tuple(image.shape)}")
         check = self.network.check_layers
-        asked = Asked(check(layers), check(gram_layers), rough, means, parts)
+        request = Request(check(layers), check(gram_layers), means, parts)
         if not layers and not gram_layers:
             return {}, {}
-        return _paired(asked, _Pass.apply(self.network.preprocess(image), self, asked))
+        return _paired(request, _Pass.apply(self.network.normalize(image.to(self.network.device)), self, request))
 
-    def forward(self, x: Tensor, asked: Asked) -> tuple[Maps, Maps, Tape]:
+    def forward(self, x: Tensor, request: Request) -> tuple[Maps, Maps, Tape]:
         """Return what was asked for, and the tape that `backward` goes back on; x is the normalized image."""
-        wanted = {*asked.layers, *asked.gram_layers}
+        wanted = {*request.layers, *request.gram_layers}
         deepest = max(self._depth[layer] for layer in wanted)
-        maps, grams, tape = {}, {}, Tape(asked)
+        maps, grams, tape = {}, {}, Tape(request)
         x = x.contiguous(memory_format=torch.channels_last)
 
         def take(layer: str, y: Tensor, kept: Tensor | None = None) -> None:
-            if layer in asked.layers:
+            if layer in request.layers:
                 maps[layer] = y.to(torch.float32, copy=True)
-            if layer in asked.gram_layers:
+            if layer in request.gram_layers:
                 rows = tape.rows[layer] = _rows(y.to(self.dtype, copy=True) if kept is None else kept)
-                grams[layer] = _moments(rows, asked, layer)
+                grams[layer] = _moments(rows, request, layer)
 
         for stage in self._stages:
             if self._depth[stage.conv] > deepest:
                 break
             convolution = self.convolution(stage.conv, *x.shape[2:])
-            dtype = (
-                self.dtype if asked.rough and int(stage.conv[4]) >= ROUGH_FROM else FORWARD.get(self.dtype, self.dtype)
-            )
+            low = self.low_precision and self.network.block(stage.conv) >= LOW_PRECISION_FROM
+            dtype = self.dtype if low else FORWARD.get(self.dtype, self.dtype)
             pooled = stage.pool is not None and self._depth[stage.pool] <= deepest
             if pooled and min(x.shape[2:]) < 2:
                 raise ValueError(f"the picture is too small for {stage.pool}")
@@ -132,16 +121,16 @@ class ByHand:
             tape.traces.append(trace)
             both = not wanted & {stage.conv, stage.relu} and convolution.fuses_pooling
             if pooled and both and self.network.pooling == "max":
-                x, trace.gate = convolution.forward_pooled(x, self.space, dtype)
+                x, trace.mask = convolution.forward_pooled(x, self.buffers, dtype)
                 trace.mode = MAX
             else:
-                x, trace.gate = convolution.forward(x, self.space, dtype, stage.conv not in wanted)
+                x, trace.mask = convolution.forward(x, self.buffers, dtype, stage.conv not in wanted)
                 if stage.conv in wanted:
                     take(stage.conv, x)
-                    x.relu_(), trace.gate.relu_()
-                take(stage.relu, x, trace.gate)
+                    x.relu_(), trace.mask.relu_()
+                take(stage.relu, x, trace.mask)
                 if pooled and self.network.pooling == "max":
-                    x, trace.places = max_pool2d(x, 2, return_indices=True)
+                    x, trace.argmax = max_pool2d(x, 2, return_indices=True)
                 elif pooled and self.network.pooling == "average":
                     x = avg_pool2d(x, 2)
                     trace.mode = AVERAGE if both else RELU
@@ -167,27 +156,27 @@ class ByHand:
             if layer in grams and g is None:
                 g = tape.rows[layer].new_zeros(1, height, width, tape.rows[layer].shape[1]).permute(0, 3, 1, 2)
             if layer in grams:
-                _add_gradient(_rows(g), tape.rows[layer], grams[layer], tape.asked, layer)
+                _add_gradient(_rows(g), tape.rows[layer], grams[layer], tape.request, layer)
             return g
 
         g = None
         for trace in reversed(tape.traces):
-            stage, mode, gate, (height, width) = trace.stage, trace.mode, trace.gate, trace.shape
+            stage, mode, mask, (height, width) = trace.stage, trace.mode, trace.mask, trace.shape
             if trace.pooled:
                 g = added(g, stage.pool, height // 2, width // 2)
-                if g is not None and trace.places is not None:
-                    g = max_unpool2d(g, trace.places, 2, output_size=(height, width))
+                if g is not None and trace.argmax is not None:
+                    g = max_unpool2d(g, trace.argmax, 2, output_size=(height, width))
                 elif g is not None and mode == RELU:
                     g = g / 4 if trace.output is None else (g / (4 * trace.output)).to(self.dtype)
                     g = pad(interpolate(g, scale_factor=2), (0, width % 2, 0, height % 2))
-                    g = g if trace.output is None else g * gate
+                    g = g if trace.output is None else g * mask
                 g = None if g is None else g.contiguous(memory_format=torch.channels_last)
             g = added(g, stage.relu, height, width)
             if stage.conv in maps or stage.conv in grams:
-                g = added(None if g is None else g * (gate > 0), stage.conv, height, width)
-                mode, gate = OPEN, None
+                g = added(None if g is None else g * (mask > 0), stage.conv, height, width)
+                mode, mask = OPEN, None
             if g is not None:
-                g = trace.convolution.backward(g, gate, mode, (height, width), self.space)
+                g = trace.convolution.backward(g, mask, mode, (height, width), self.buffers)
         return g / scale
 
 
@@ -195,12 +184,12 @@ class _Pass(torch.autograd.Function):
     """`ByHand` as one step of autograd."""
 
     @staticmethod
-    def forward(ctx, x, engine, asked):
+    def forward(ctx, x, engine, request):
         ctx.set_materialize_grads(False)
         engine._passes += 1
-        maps, grams, tape = engine.forward(x, asked)
+        maps, grams, tape = engine.forward(x, request)
         ctx.engine, ctx.passes, ctx.tape = engine, engine._passes, tape
-        return *(maps[layer] for layer in asked.layers), *(grams[layer] for layer in asked.gram_layers)
+        return *(maps[layer] for layer in request.layers), *(grams[layer] for layer in request.gram_layers)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -209,15 +198,15 @@ class _Pass(torch.autograd.Function):
             raise RuntimeError("the engine has made another pass since: take the gradient first")
         maps, grams = (
             {layer: given for layer, given in part.items() if given is not None}
-            for part in _paired(ctx.tape.asked, gradients)
+            for part in _paired(ctx.tape.request, gradients)
         )
         return ctx.engine.backward(ctx.tape, maps, grams), None, None
 
 
-def _paired(asked: Asked, tensors: Sequence[Tensor]) -> tuple[Maps, Maps]:
+def _paired(request: Request, tensors: Sequence[Tensor]) -> tuple[Maps, Maps]:
     """Return {layer: tensor} of the feature maps and of the Gram matrices."""
-    n = len(asked.layers)
-    return dict(zip(asked.layers, tensors[:n], strict=True)), dict(zip(asked.gram_layers, tensors[n:], strict=True))
+    n = len(request.layers)
+    return dict(zip(request.layers, tensors[:n], strict=True)), dict(zip(request.gram_layers, tensors[n:], strict=True))
 
 
 def _rows(feature_maps: Tensor) -> Tensor:
@@ -234,40 +223,40 @@ def _gram(rows: Tensor) -> Tensor:
     return total[None] / len(rows)
 
 
-def _moments(rows: Tensor, asked: Asked, layer: str) -> Tensor:
-    """Return the Gram matrices (R, C, C) of the layer's parts, with a row and a column for the mean where asked."""
-    if asked.parts is None and not asked.means:
+def _moments(rows: Tensor, request: Request, layer: str) -> Tensor:
+    """Return the Gram matrices (R, C, C) of the layer's parts, with a row and a column for the mean where requested."""
+    if request.parts is None and not request.means:
         return _gram(rows)
     moments = []
-    for part in [None] if asked.parts is None else asked.parts[layer]:
+    for part in [None] if request.parts is None else request.parts[layer]:
         root = None if part is None else part.weights.sqrt().to(rows.dtype)[:, None]
-        chosen = rows if part is None else rows[part.places] * root
+        chosen = rows if part is None else rows[part.positions] * root
         gram = _gram(chosen)
-        if asked.means:
+        if request.means:
             total = (chosen if part is None else chosen * root).sum(0, dtype=torch.float32)
-            gram = bordered(gram, total[None] / len(chosen))
+            gram = augmented(gram, total[None] / len(chosen))
         moments.append(gram)
     return torch.cat(moments)
 
 
 def _positions(tape: Tape, layer: str) -> Tensor | int:
     """Return how many positions each Gram matrix is divided by: a number, or (R, 1, 1)."""
-    if tape.asked.parts is None:
+    if tape.request.parts is None:
         return len(tape.rows[layer])
-    counts = [len(part.places) for part in tape.asked.parts[layer]]
+    counts = [len(part.positions) for part in tape.request.parts[layer]]
     return torch.tensor(counts, device=tape.rows[layer].device)[:, None, None]
 
 
-def _add_gradient(g: Tensor, rows: Tensor, D: Tensor, asked: Asked, layer: str) -> None:
+def _add_gradient(g: Tensor, rows: Tensor, D: Tensor, request: Request, layer: str) -> None:
     """Add to g, (H·W, C), what the gradients D of `_moments` come to; they are symmetric, and divided."""
     channels = rows.shape[1]
-    if asked.parts is None:
+    if request.parts is None:
         g.addmm_(rows, D[0, :channels, :channels])
-        if asked.means:
+        if request.means:
             g += D[0, :channels, channels]
         return
-    for part, given in zip(asked.parts[layer], D, strict=True):
-        change = rows[part.places] @ given[:channels, :channels]
-        if asked.means:
+    for part, given in zip(request.parts[layer], D, strict=True):
+        change = rows[part.positions] @ given[:channels, :channels]
+        if request.means:
             change += given[:channels, channels]
-        g.index_add_(0, part.places, change * part.weights.to(rows.dtype)[:, None])
+        g.index_add_(0, part.positions, change * part.weights.to(rows.dtype)[:, None])

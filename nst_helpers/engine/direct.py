@@ -27,21 +27,21 @@ class DirectConvolution:
             self._known[dtype, transposed] = weight.to(dtype, copy=True, memory_format=torch.channels_last)
         return self._known[dtype, transposed]
 
-    def forward(self, x: Tensor, space: object, dtype: torch.dtype, relu: bool) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, buffers: object, dtype: torch.dtype, relu: bool) -> tuple[Tensor, Tensor]:
         """Return the convolution of x, computed in dtype and rectified if told to, and what the gradient needs."""
         y = _convolve(x.to(dtype), self._weight(dtype), self.bias.to(dtype), relu)
         return y, y.to(self.dtype)
 
-    def backward(self, g: Tensor, gate: Tensor | None, mode: int, shape: tuple[int, int], space: object) -> Tensor:
-        """Return the gradient of the input from g behind its gate."""
+    def backward(self, g: Tensor, mask: Tensor | None, mode: int, shape: tuple[int, int], buffers: object) -> Tensor:
+        """Return the gradient of the input from g behind its mask."""
         if mode == RELU:
-            g = torch.ops.aten.threshold_backward(g, gate, 0)
+            g = torch.ops.aten.threshold_backward(g, mask, 0)
         g = _convolve(g, self._weight(self.dtype, transposed=True), None, relu=False)
         return g.float() if g.shape[1] == 3 else g
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-    if x.device.type == "cpu" and x.dtype != torch.float16 and fused_convolution_works():
+    if x.device.type == "cpu" and x.dtype != torch.float16 and fused_convolution_works(x.dtype):
         ones = [1, 1]
         return torch.ops.mkldnn._convolution_pointwise(
             x, weight, bias, ones, ones, ones, 1, "relu" if relu else "none", [], ""
@@ -51,16 +51,18 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Ten
 
 
 @cache
-def fused_convolution_works() -> bool:
+def fused_convolution_works(dtype: torch.dtype = torch.float32) -> bool:
     """Say whether torch's own operation for convolution and ReLU in one is there, and does what is expected of it.
 
-    It is private to torch, so that a release may drop or change it; `conv2d` and `relu` take its place then.
+    It is private to torch, so that a release may drop or change it, and a processor may lack the format; `conv2d` and
+    `relu` take its place then.
     """
     x = torch.linspace(-1, 1, 2 * 16 * 5 * 6).view(2, 16, 5, 6).contiguous(memory_format=torch.channels_last)
     weight = torch.linspace(1, -1, 16 * 16 * 9).view(16, 16, 3, 3).contiguous(memory_format=torch.channels_last)
-    bias, ones = torch.linspace(-1, 1, 16), [1, 1]
+    x, weight, bias, ones = x.to(dtype), weight.to(dtype), torch.linspace(-1, 1, 16).to(dtype), [1, 1]
     try:
         y = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, ones, ones, ones, 1, "relu", [], "")
     except (AttributeError, RuntimeError, TypeError):
         return False
-    return torch.allclose(y, conv2d(x, weight, bias, padding=1).relu(), rtol=1e-4, atol=1e-4)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.05
+    return torch.allclose(y, conv2d(x, weight, bias, padding=1).relu(), rtol=tolerance, atol=tolerance)

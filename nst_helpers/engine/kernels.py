@@ -7,7 +7,7 @@ which is the upper half of a float32 (NumPy has no bfloat16). C is a multiple of
 import numpy as np
 from numba import njit
 
-from .lanes import LANES, highest, inlined, load, load_along, store, store_along, where
+from .lanes import LANES, inlined, load, load_along, maximum, select_equal, store, store_along
 
 TILE, PATCH = 4, 6  # output and input pixels a side
 
@@ -15,8 +15,8 @@ F = np.float32
 a, b = F(2 / 3), F(3 / 2)
 a2, b2, a3, b3, sum2 = F(4 / 9), F(9 / 4), F(8 / 27), F(27 / 8), F(97 / 36)  # sum2 = a² + b²; a²b² is 1
 
-# What a gate does: nothing; pass where it is not 0 (the gradient of ReLU); pass where it names the place in its 2×2
-# (of ReLU and max pooling); spread over the 2×2, and pass where it is not 0 (of ReLU and average pooling).
+# What an activation mask does: nothing; pass where it is not 0 (the gradient of ReLU); pass where it names the place
+# in its 2×2 (of ReLU and max pooling); spread over the 2×2, and pass where it is not 0 (of ReLU and average pooling).
 OPEN, RELU, MAX, AVERAGE = range(4)
 NOWHERE = 4  # the place of a maximum that is not above 0
 
@@ -40,22 +40,24 @@ def _at(m):
 
 
 @inlined
-def _gated(x, gate, mode, i, j, c0):
-    """Return what passes the gate at row i, column j."""
+def _masked(x, mask, mode, i, j, c0):
+    """Return what passes the mask at row i, column j."""
     if mode == OPEN:
         return load(x, (i, j, c0))
     if mode == RELU:
-        return where(load(gate, (i, j, c0)), F(0), F(0), load(x, (i, j, c0)))
+        return select_equal(load(mask, (i, j, c0)), F(0), F(0), load(x, (i, j, c0)))
     if mode == MAX:
-        return where(load(gate, (i >> 1, j >> 1, c0)), F((i & 1) * 2 + (j & 1)), load(x, (i >> 1, j >> 1, c0)), F(0))
-    return where(load(gate, (i, j, c0)), F(0), F(0), F(0.25) * load(x, (i >> 1, j >> 1, c0)))
+        return select_equal(
+            load(mask, (i >> 1, j >> 1, c0)), F((i & 1) * 2 + (j & 1)), load(x, (i >> 1, j >> 1, c0)), F(0)
+        )
+    return select_equal(load(mask, (i, j, c0)), F(0), F(0), F(0.25) * load(x, (i >> 1, j >> 1, c0)))
 
 
 @_compiled
-def patches(x, gate, mode, V, first, across):
+def patches(x, mask, mode, V, first, across):
     """Fill V (6, 6, tiles, C) with Bᵀ d B of the tiles from the `first` on; the picture has `across` in a row.
 
-    d is of x (H, W, C), or of what comes of x behind its gate: (2H, 2W, C) where that undoes a pooling.
+    d is of x (H, W, C), or of what comes of x behind its mask: (2H, 2W, C) where that undoes a pooling.
     """
     scale = 2 if mode >= MAX else 1
     height, width = scale * x.shape[0], scale * x.shape[1]
@@ -68,7 +70,7 @@ def patches(x, gate, mode, V, first, across):
                 P[:] = F(0)
             for i in range(i0, i1):
                 for j in range(j0, j1):
-                    store(P, (i, j, 0), _gated(x, gate, mode, top + i, left + j, c0))
+                    store(P, (i, j, 0), _masked(x, mask, mode, top + i, left + j, c0))
             for i in range(PATCH):
                 store_along(P, (i, 0, 0), 1, _bt(load_along(P, (i, 0, 0), 1, PATCH)))
             for j in range(PATCH):
@@ -96,15 +98,15 @@ def outputs(M, bias, lowest, y, kept, first, across):
             b = load(bias, (c0,))
             for i in range(min(TILE, H - top)):
                 for j in range(min(TILE, W - left)):
-                    value = highest(load(P, (i, j, 0)) + b, lowest)
+                    value = maximum(load(P, (i, j, 0)) + b, lowest)
                     store(y, (top + i, left + j, c0), value)
                     if kept.size:
                         store(kept, (top + i, left + j, c0), value)
 
 
 @_compiled
-def pooled_outputs(M, bias, y, places, first, across):
-    """Write the 2×2 maxima of max(Aᵀ m A + bias, 0) into y (H, W, C), and into `places` where they stood."""
+def pooled_outputs(M, bias, y, argmax, first, across):
+    """Write the 2×2 maxima of max(Aᵀ m A + bias, 0) into y (H, W, C), and into `argmax` where they stood."""
     H, W, C = y.shape
     P = np.empty((TILE, PATCH, LANES), F)
     for t in range(M.shape[2]):
@@ -116,11 +118,11 @@ def pooled_outputs(M, bias, y, places, first, across):
                 for j in range(min(TILE // 2, W - left)):
                     p0, p1 = load(P, (2 * i, 2 * j, 0)), load(P, (2 * i, 2 * j + 1, 0))
                     p2, p3 = load(P, (2 * i + 1, 2 * j, 0)), load(P, (2 * i + 1, 2 * j + 1, 0))
-                    p = highest(highest(p0, p1), highest(p2, p3))
-                    value = highest(p + b, F(0))
-                    place = where(p, p0, F(0), where(p, p1, F(1), where(p, p2, F(2), F(3))))
+                    p = maximum(maximum(p0, p1), maximum(p2, p3))
+                    value = maximum(p + b, F(0))
+                    place = select_equal(p, p0, F(0), select_equal(p, p1, F(1), select_equal(p, p2, F(2), F(3))))
                     store(y, (top + i, left + j, c0), value)
-                    store(places, (top + i, left + j, c0), where(value, F(0), F(NOWHERE), place))
+                    store(argmax, (top + i, left + j, c0), select_equal(value, F(0), F(NOWHERE), place))
 
 
 # The first convolution has three input channels: too few for tiles to pay.
@@ -148,7 +150,7 @@ def first_outputs(x, weight, bias, lowest, y, kept, start, stop):
                         v3 += x[r + i, 3 * s + k + 9] * w
                 store_along(P, (0, 0), 0, (v0, v1, v2, v3))
                 for p in range(min(4, W - s)):
-                    value = highest(load(P, (p, 0)), lowest)
+                    value = maximum(load(P, (p, 0)), lowest)
                     store(y, (r, s + p, c0), value)
                     if kept.size:
                         store(kept, (r, s + p, c0), value)
@@ -158,10 +160,10 @@ TAPS = 2 * LANES  # 27, and room to fill two registers
 
 
 @_compiled
-def first_gradient(g, gate, mode, weight, out, start, stop):
+def first_gradient(g, mask, mode, weight, out, start, stop):
     """Write the gradient of rows start … stop of the image into out (H, W, 3), plain float32.
 
-    g (H, W, C) passes its gate (OPEN or RELU). weight (C, 32) is float32: what a channel gives to the 27 values that
+    g (H, W, C) passes its mask (OPEN or RELU). weight (C, 32) is float32: what a channel gives to the 27 values that
     it came from.
     """
     H, W, C = g.shape
@@ -175,7 +177,7 @@ def first_gradient(g, gate, mode, weight, out, start, stop):
             for s in range(0, W, 4):
                 for p in range(4):
                     for c0 in range(0, C, LANES):
-                        store(values, (p, c0), _gated(g, gate, mode, r, min(s + p, W - 1), c0))
+                        store(values, (p, c0), _masked(g, mask, mode, r, min(s + p, W - 1), c0))
                 u0 = load(nought, (0,))
                 u1, u2, u3, v0, v1, v2, v3 = u0, u0, u0, u0, u0, u0, u0
                 for c in range(C):

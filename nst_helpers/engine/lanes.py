@@ -1,7 +1,7 @@
 """A value of 16 numbers, `Lanes`, for functions that numba compiles: one register of AVX-512, or a few smaller ones.
 
 Left to itself, LLVM turns loops over channels into such registers, but does not know that arrays do not overlap, and
-checks at every turn. Here each operation is one on registers: `load`, +, -, *, `highest`, `where`, `store`.
+checks at every turn. Here each operation is one on registers: `load`, +, -, *, `maximum`, `select_equal`, `store`.
 
 numba keeps compiled code by the file of the function that it compiled: after a change here, remove __pycache__.
 """
@@ -82,13 +82,13 @@ for _symbol, _name in ((operator.add, "fadd"), (operator.iadd, "fadd"), (operato
 
 
 @intrinsic
-def highest(context, x, y):
+def maximum(context, x, y):
     """Return the larger of each two numbers; x where that is not a number."""
     return _operation(lambda builder, x, y: builder.select(builder.fcmp_ordered("<", x, y), y, x))(lanes(x, y))
 
 
 @intrinsic
-def where(context, x, y, yes, no):
+def select_equal(context, x, y, yes, no):
     """Return `yes` where x equals y, and `no` elsewhere."""
     return _operation(lambda builder, x, y, yes, no: builder.select(builder.fcmp_ordered("==", x, y), yes, no))(
         lanes(x, y, yes, no)

@@ -39,32 +39,32 @@ def pays(height: int, width: int) -> bool:
     return height * width >= FEW * TILE * TILE
 
 
-class Space:
-    """Memory that every evaluation uses again: fresh pages would cost a tenth of its time."""
+class BufferPool:
+    """Buffers that every evaluation uses again: fresh pages would cost a tenth of its time."""
 
     def __init__(self):
-        self._passing = [torch.empty(0, dtype=torch.uint8)] * 2
-        self._kept = {}
+        self._scratch = [torch.empty(0, dtype=torch.uint8)] * 2
+        self._persistent = {}
 
-    def begin(self) -> None:
-        """Begin a pass: nothing is passing any more, and the first and largest feature maps get the larger memory."""
-        self._passing.sort(key=torch.numel, reverse=True)
+    def start_pass(self) -> None:
+        """Start a forward pass: both scratch buffers are free, the larger for the first and largest feature maps."""
+        self._scratch.sort(key=torch.numel, reverse=True)
 
-    def passing(self, height: int, width: int, channels: int, dtype: torch.dtype) -> Tensor:
-        """Return feature maps (1, C, H, W) that hold until `passing` has been called twice more."""
+    def scratch(self, height: int, width: int, channels: int, dtype: torch.dtype) -> Tensor:
+        """Return feature maps (1, C, H, W) in a scratch buffer, valid until the second-next call."""
         size = height * width * channels * dtype.itemsize
-        memory = self._passing.pop(0)
+        memory = self._scratch.pop(0)
         if memory.numel() < size:
             memory = torch.empty(size, dtype=torch.uint8)
-        self._passing.append(memory)
+        self._scratch.append(memory)
         return memory[:size].view(dtype).view(1, height, width, channels).permute(0, 3, 1, 2)
 
-    def kept(self, owner: object, height: int, width: int, channels: int, dtype: torch.dtype) -> Tensor:
-        """Return feature maps (1, C, H, W) that hold until the same owner asks again."""
-        kept = self._kept.get(owner)
-        if kept is None or kept.shape != (1, channels, height, width) or kept.dtype != dtype:
-            self._kept[owner] = torch.empty(1, height, width, channels, dtype=dtype).permute(0, 3, 1, 2)
-        return self._kept[owner]
+    def persistent(self, owner: object, height: int, width: int, channels: int, dtype: torch.dtype) -> Tensor:
+        """Return feature maps (1, C, H, W) in a buffer that is valid until the same owner asks again."""
+        buffer = self._persistent.get(owner)
+        if buffer is None or buffer.shape != (1, channels, height, width) or buffer.dtype != dtype:
+            self._persistent[owner] = torch.empty(1, height, width, channels, dtype=dtype).permute(0, 3, 1, 2)
+        return self._persistent[owner]
 
 
 class Convolution:
@@ -87,9 +87,9 @@ class Convolution:
             self._known[key] = filters(weight).to(self.dtype if turned else key)
         return self._known[key]
 
-    def forward(self, x: Tensor, space: Space, dtype: torch.dtype, relu: bool) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, buffers: BufferPool, dtype: torch.dtype, relu: bool) -> tuple[Tensor, Tensor]:
         """Return the convolution of x, its products in dtype, rectified if told to, and what the gradient needs."""
-        y, kept, into = self._room(x, space)
+        y, kept, into = self._room(x, buffers)
         lowest = F(0 if relu else -np.inf)
 
         def write(M: np.ndarray, *at: int) -> None:
@@ -98,45 +98,47 @@ class Convolution:
         convolve(x, None, OPEN, x.shape[2:], self._filters(dtype), write)
         return y, kept
 
-    def forward_pooled(self, x: Tensor, space: Space, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the 2×2 maxima of the rectified convolution of x, and the places where they stood."""
+    def forward_pooled(self, x: Tensor, buffers: BufferPool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the 2×2 maxima of the rectified convolution of x, and where in each window they stood."""
         size = x.shape[2] // 2, x.shape[3] // 2, len(self.bias)
-        y, places = space.passing(*size, torch.float32), space.kept(self, *size, torch.uint8)
-        into = _bits(y), _bits(places)
+        y, argmax = buffers.scratch(*size, torch.float32), buffers.persistent(self, *size, torch.uint8)
+        into = _bits(y), _bits(argmax)
 
         def write(M: np.ndarray, *at: int) -> None:
             kernels.pooled_outputs(M, self.bias, *into, *at)
 
         convolve(x, None, OPEN, x.shape[2:], self._filters(dtype), write)
-        return y, places
+        return y, argmax
 
-    def backward(self, g: Tensor, gate: Tensor | None, mode: int, shape: tuple[int, int], space: Space) -> Tensor:
-        """Return the gradient of the input, (1, C, *shape), from g behind its gate: see `kernels`."""
+    def backward(
+        self, g: Tensor, mask: Tensor | None, mode: int, shape: tuple[int, int], buffers: BufferPool
+    ) -> Tensor:
+        """Return the gradient of the input, (1, C, *shape), from g behind its mask: see `kernels`."""
         channels = self.weight.shape[1]
-        y, zero = space.passing(*shape, channels, self.dtype), np.zeros(channels, F)
+        y, zero = buffers.scratch(*shape, channels, self.dtype), np.zeros(channels, F)
         into = _bits(y)
 
         def write(M: np.ndarray, *at: int) -> None:
             kernels.outputs(M, zero, F(-np.inf), into, NOTHING, *at)
 
-        convolve(g, gate, mode, shape, self._filters("gradient"), write)
+        convolve(g, mask, mode, shape, self._filters("gradient"), write)
         return y
 
-    def _room(self, x: Tensor, space: Space) -> tuple[Tensor, Tensor, tuple[np.ndarray, np.ndarray]]:
+    def _room(self, x: Tensor, buffers: BufferPool) -> tuple[Tensor, Tensor, tuple[np.ndarray, np.ndarray]]:
         size = *x.shape[2:], len(self.bias)
-        kept = space.kept(self, *size, self.dtype)
+        kept = buffers.persistent(self, *size, self.dtype)
         if self.dtype == torch.float32:
             return kept, kept, (_bits(kept), NOTHING)
-        y = space.passing(*size, torch.float32)
+        y = buffers.scratch(*size, torch.float32)
         return y, kept, (_bits(y), _bits(kept))
 
 
 class FirstConvolution(Convolution):
     """The same of an image, with three channels; it takes and gives float32."""
 
-    def forward(self, x: Tensor, space: Space, dtype: torch.dtype, relu: bool) -> tuple[Tensor, Tensor]:
-        space.begin()
-        y, kept, into = self._room(x, space)
+    def forward(self, x: Tensor, buffers: BufferPool, dtype: torch.dtype, relu: bool) -> tuple[Tensor, Tensor]:
+        buffers.start_pass()
+        y, kept, into = self._room(x, buffers)
         image = pad(x, (1, 4, 1, 1))[0].permute(1, 2, 0).flatten(1).contiguous().numpy()
         weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous().numpy()
         lowest = F(0 if relu else -np.inf)
@@ -145,12 +147,14 @@ class FirstConvolution(Convolution):
         )
         return y, kept
 
-    def backward(self, g: Tensor, gate: Tensor | None, mode: int, shape: tuple[int, int], space: Space) -> Tensor:
+    def backward(
+        self, g: Tensor, mask: Tensor | None, mode: int, shape: tuple[int, int], buffers: BufferPool
+    ) -> Tensor:
         out = np.empty((*shape, 3), F)
         weight = self.weight.permute(0, 2, 3, 1).flatten(1)
         weight = pad(weight, (0, TAPS - weight.shape[1])).numpy()
-        g, gate = _bits(g), _bits(g if gate is None else gate)
-        _in_threads(shape[0], ROWS, lambda *rows: kernels.first_gradient(g, gate, mode, weight, out, *rows))
+        g, mask = _bits(g), _bits(g if mask is None else mask)
+        _in_threads(shape[0], ROWS, lambda *rows: kernels.first_gradient(g, mask, mode, weight, out, *rows))
         return torch.from_numpy(out).permute(2, 0, 1)[None]
 
 
@@ -163,15 +167,15 @@ def filters(weight: Tensor) -> Tensor:
 
 
 def convolve(
-    x: Tensor, gate: Tensor | None, mode: int, shape: tuple[int, int], filters: Tensor, write: Callable
+    x: Tensor, mask: Tensor | None, mode: int, shape: tuple[int, int], filters: Tensor, write: Callable
 ) -> None:
-    """Convolve what passes x's gate, and hand the products of some tiles at a time to `write(M, first, across)`."""
+    """Convolve what passes x's mask, and hand the products of some tiles at a time to `write(M, first, across)`."""
     down, across = -(-shape[0] // TILE), -(-shape[1] // TILE)
-    x, gate = _bits(x), _bits(x if gate is None else gate)
+    x, mask = _bits(x), _bits(x if mask is None else mask)
 
     def work(first: int, stop: int) -> None:
         V, M = _scratch(stop - first, filters)
-        kernels.patches(x, gate, mode, _bits(V), first, across)
+        kernels.patches(x, mask, mode, _bits(V), first, across)
         torch.bmm(V, filters, out=M)
         write(_bits(M), first, across)
 
@@ -208,13 +212,13 @@ _own = threading.local()
 
 def _scratch(tiles: int, filters: Tensor) -> Iterator[Tensor]:
     """Return a thread's own room for V (36, tiles, C_in) and M (36, tiles, C_out)."""
-    places, channels_in, channels_out = filters.shape
-    size = places * tiles * (channels_in + channels_out) * filters.itemsize
+    elements, channels_in, channels_out = filters.shape
+    size = elements * tiles * (channels_in + channels_out) * filters.itemsize
     if not hasattr(_own, "memory") or _own.memory.numel() < size:
         _own.memory = torch.empty(size, dtype=torch.uint8)
     numbers = _own.memory[:size].view(filters.dtype)
-    V, M = numbers.split([places * tiles * channels_in, places * tiles * channels_out])
-    return V.view(places, tiles, channels_in), M.view(places, tiles, channels_out)
+    V, M = numbers.split([elements * tiles * channels_in, elements * tiles * channels_out])
+    return V.view(elements, tiles, channels_in), M.view(elements, tiles, channels_out)
 
 
 def _bits(tensor: Tensor) -> np.ndarray:

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from .. import validate
 from .download import SILENCE, stream
 from .progress import progress_bar
 
@@ -56,13 +57,11 @@ def load_weights(network: str = "auto") -> Weights:
     Files live in torch's own cache (`torch.hub.get_dir()`, set by TORCH_HOME). "auto" looks for VGG-19 once a process.
     Source: Simonyan and Zisserman 2015, as trained for torchvision (IMAGENET1K_V1).
     """
-    if network == "auto":
+    if validate.one_of("network", network, ("auto", "vgg16", "vgg19")) == "auto":
         failure = _why_no_vgg19()
         if failure is None:
             return Weights("vgg19", _load("vgg19"), "VGG-19, the network of the paper")
         return Weights("vgg16", _load("vgg16"), f"VGG-16, since VGG-19 cannot be had ({failure})")
-    if network not in ("vgg16", "vgg19"):
-        raise ValueError(f"network is auto, vgg16 or vgg19, not {network!r}")
     return Weights(network, _load(network), f"{network.replace('vgg', 'VGG-')}, as asked for")
 
 

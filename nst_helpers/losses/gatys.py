@@ -1,6 +1,8 @@
 """What is minimized: α·content + β·style (+ total variation). Every loss of a batch is the mean over its images."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import add
 
 from torch import Tensor
 
@@ -91,3 +93,8 @@ def total_loss(c_loss: Tensor, s_loss: Tensor, alpha: float, beta: float) -> Ten
         alpha, beta: weights, at least 0. Only their ratio, and what the losses are divided by, shape the picture.
     """
     return alpha * c_loss + beta * s_loss
+
+
+def weighted_sum(terms: Iterable[tuple[float, Tensor]]) -> Tensor:
+    """Return Σ weight · value; a weight of 1 costs nothing."""
+    return reduce(add, (value if weight == 1 else weight * value for weight, value in terms))

@@ -64,5 +64,5 @@ NAMES = [*TOTAL_VARIATIONS, *(f"{name}{OF_INPUT}" for name in TOTAL_VARIATIONS)]
 def variation(name: str, image: Tensor, network: VGG) -> Tensor:
     """Return the total variation that one of `NAMES` means, a scalar."""
     if name.endswith(OF_INPUT):
-        return TOTAL_VARIATIONS[name.removesuffix(OF_INPUT)](network.preprocess(image))
+        return TOTAL_VARIATIONS[name.removesuffix(OF_INPUT)](network.normalize(image))
     return TOTAL_VARIATIONS[name](image)

@@ -13,13 +13,13 @@ from .published import PUBLISHED
 
 class _Presets(dict):
     def __missing__(self, name):
-        validate.one_of("a preset's name", name, self)  # which raises, with the list
+        raise KeyError(f"unknown preset {name!r}{validate.nearest(name, self)}; expected one of {', '.join(self)}")
 
 
 presets: Mapping[str, Preset] = MappingProxyType(_Presets(PUBLISHED))
 
 
-def convert(
+def convert_weights(
     preset: str | Preset,
     to: str | Preset,
     alpha: float | None = None,

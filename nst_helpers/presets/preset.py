@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ..images import scaled
-from ..vgg import VGG, load_vgg, poolings_before
+from ..vgg import VGG, load_vgg
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Preset:
         """Return the recipe with layers that the network has: for those that it lacks, the last of the block."""
 
         def there(weights: Mapping[str, float]) -> dict[str, float]:
-            return {_there(layer, network): weight for layer, weight in weights.items()}
+            return {network.closest(layer): weight for layer, weight in weights.items()}
 
         return replace(self, content=there(self.content), style=there(self.style))
 
@@ -130,15 +130,7 @@ def _size(rule: str, height: int, width: int) -> int:
     return longest
 
 
-def _there(layer: str, network: VGG) -> str:
-    """Return a layer, or where the network lacks it the last of its kind in the block."""
-    if layer in network._modules:
-        return layer
-    return [name for name in network._modules if name.startswith(layer[:6])][-1]
-
-
 def _shape(network: VGG, layer: str, height: int, width: int) -> tuple[int, int]:
     """Return a layer's channels and positions."""
-    poolings = poolings_before(layer)
-    convolution = getattr(network, f"conv{layer[4:]}" if not layer.startswith("pool") else f"conv{layer[4]}_1")
-    return convolution.out_channels, (height >> poolings) * (width >> poolings)
+    stride = network.stride(layer)
+    return network.channels(layer), (height // stride) * (width // stride)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from .history import Mark, Point
+from .history import Annotation, LossPoint
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 240, 46, 76, 34, 30
 CURVES = {"total": "#3f8fe0", "content": "#e0822f", "style": "#35a35a"}  # seen on white and on black alike
@@ -12,16 +12,16 @@ LABELS = {"total": "total", "content": "α·content", "style": "β·style"}
 FLOOR = 1e-6  # of the largest loss; below, a curve runs along the bottom
 
 
-def loss_chart(points: Sequence[Point], marks: Sequence[Mark]) -> str:
+def loss_chart(points: Sequence[LossPoint], annotations: Sequence[Annotation]) -> str:
     """Return an SVG chart of the losses over the steps, on a logarithmic scale, with a dashed line at each change."""
     head = (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_summary(points)}" width="100%" '
         'style="max-width: 640px; font: 11px sans-serif" fill="currentColor" stroke="none">'
     )
-    return head + (_body(points, marks) if points else "") + "</svg>"
+    return head + (_body(points, annotations) if points else "") + "</svg>"
 
 
-def _summary(points: Sequence[Point]) -> str:
+def _summary(points: Sequence[LossPoint]) -> str:
     if not points:
         return "Losses: no step yet"
     last = points[-1]
@@ -29,7 +29,7 @@ def _summary(points: Sequence[Point]) -> str:
     return f"Losses at step {last.step}: {parts}"
 
 
-def _body(points: Sequence[Point], marks: Sequence[Mark]) -> str:
+def _body(points: Sequence[LossPoint], annotations: Sequence[Annotation]) -> str:
     losses = [loss for point in points for loss in point[1:] if loss > 0]
     top = max(losses, default=1.0)
     low = max(min(losses, default=top), FLOOR * top)
@@ -54,7 +54,7 @@ def _body(points: Sequence[Point], marks: Sequence[Mark]) -> str:
     for step in _ticks(end):
         drawn.append(f'<text x="{x(step):.1f}" y="{HEIGHT - 14}" text-anchor="middle">{step}</text>')
     drawn.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 2}" text-anchor="middle">step</text>')
-    drawn += _marks(marks, x)
+    drawn += _annotations(annotations, x)
     ends = _apart({name: y(getattr(points[-1], name)) for name in CURVES})
     for name, color in CURVES.items():
         path = " ".join(f"{x(point.step):.1f},{y(getattr(point, name)):.1f}" for point in points)
@@ -73,19 +73,19 @@ def _ticks(end: int) -> list[int]:
     return [1, *range(step, end + 1, step)] if step > 1 else list(range(1, end + 1))
 
 
-def _marks(marks: Sequence[Mark], x) -> list[str]:
-    """Return a dashed line for each mark, and its text where there is room for it, in two rows."""
+def _annotations(annotations: Sequence[Annotation], x) -> list[str]:
+    """Return a dashed line for each annotation, and its text where there is room for it, in two rows."""
     drawn, free = [], [0.0, 0.0]
-    for mark in marks:
-        place = x(mark.step)
+    for annotation in annotations:
+        place = x(annotation.step)
         drawn.append(
             f'<path d="M{place:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="currentColor" stroke-dasharray="3 3" '
-            f'opacity="0.5"><title>step {mark.step}: {escape(mark.text)}</title></path>'
+            f'opacity="0.5"><title>step {annotation.step}: {escape(annotation.text)}</title></path>'
         )
         row = min((0, 1), key=lambda row: free[row])
         if place >= free[row]:
-            drawn.append(f'<text x="{place:.1f}" y="{12 + 13 * row}">{escape(mark.text)}</text>')
-            free[row] = place + 6.2 * len(mark.text) + 8
+            drawn.append(f'<text x="{place:.1f}" y="{12 + 13 * row}">{escape(annotation.text)}</text>')
+            free[row] = place + 6.2 * len(annotation.text) + 8
     return drawn
 
 

@@ -13,7 +13,7 @@ from ..optimizers import OPTIMIZERS
 
 REST = 0.45  # seconds without a change, after which the reader's hand has left a control
 CROSSING = 5  # seconds within which a message from the page and one to it may have crossed
-UNIT = 0.1  # β/α where "How stylized" is 0
+UNIT = 0.1  # β/α at balance 0, until a run says what it is there: see `StyleTransfer.balance_unit`
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,13 @@ class Model:
                         widget.value, self._shown[widget] = value, time.monotonic()
             finally:
                 self._showing = False
+
+    def calibrate(self, unit: float | None) -> None:
+        """Take over a run's `balance_unit`, unless the reader's hand is on a control."""
+        with self._lock:
+            if unit not in (None, self.unit) and not self._wished:
+                self.unit = unit
+                self.show()
 
     def settle(self) -> bool:
         """Make the page show the values, if the reader's hand is at rest; return whether nothing is left to do."""

@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..settings import Settings
 from ..transfer import Record, StyleTransfer
 from .controls import CONTROLS, STEERED
 
 SNAPSHOTS, SNAPSHOT_BYTES = 60, 100_000_000  # at most; beyond, every second one goes
-POINTS = 600  # of the loss curves at most; beyond, every second one goes
-MARKS = 40  # changes shown on the chart: the latest
+LOSS_POINTS = 600  # of the loss curves at most; beyond, every second one goes
+ANNOTATIONS = 40  # changes shown on the chart: the latest
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Snapshot:
     image: Tensor = field(repr=False, compare=False)
 
 
-class Point(NamedTuple):
+class LossPoint(NamedTuple):
     """A step's losses: the total, and its weighted parts."""
 
     step: int
@@ -33,7 +34,7 @@ class Point(NamedTuple):
     style: float
 
 
-class Mark(NamedTuple):
+class Annotation(NamedTuple):
     """What was changed just before a step, and by the rest of the same gesture."""
 
     step: int
@@ -41,33 +42,36 @@ class Mark(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Act:
-    """What one `StyleTransfer` painted: `changes` says what was set before which of its `made` steps.
+class Segment:
+    """One run in the history of a painting.
 
-    A `start` of None is the last image of the act before.
+    before: the painting's steps before this run.
+    settings: of the run; its steps may have become more since.
+    start: what it began with; None is the last image of the segment before.
+    made: how many steps it has made.
+    changes: what was set before which of these steps, counted from 1: ((step, {name: value}), …).
     """
 
-    before: int  # the painting's steps before this act
-    sizes: tuple[int, ...]
-    steps: tuple[int, ...]
+    before: int
+    settings: Settings
     start: str | None
     made: int = 0
     changes: tuple[tuple[int, dict], ...] = ()
 
 
 @dataclass
-class Story:
-    """All of a painting so far. Images and curves are thinned as it goes on; changes are all kept, for the code."""
+class History:
+    """All of a painting so far. Images and curves are thinned; all changes are kept, so that it can be replayed."""
 
-    acts: list[Act] = field(default_factory=list)
-    points: list[Point] = field(default_factory=list)
-    marks: deque[Mark] = field(default_factory=lambda: deque(maxlen=MARKS))
+    segments: list[Segment] = field(default_factory=list)
+    losses: list[LossPoint] = field(default_factory=list)
+    annotations: deque[Annotation] = field(default_factory=lambda: deque(maxlen=ANNOTATIONS))
     snapshots: list[Snapshot] = field(default_factory=list)
     latest: Snapshot | None = None
     _every: int = 1  # steps from one snapshot to the next
-    _points_every: int = 1
+    _losses_every: int = 1
     _settings: dict = field(default_factory=dict)  # of the last step
-    _gesture: tuple[int | None, dict[str, str]] = (None, {})  # of the last mark, and its texts by control
+    _gesture: tuple[int | None, dict[str, str]] = (None, {})  # of the last annotation, and its texts by control
 
     @property
     def steps(self) -> int:
@@ -75,39 +79,41 @@ class Story:
         return self.latest.step if self.latest else 0
 
     def begin(self, run: StyleTransfer, start: str | None) -> None:
-        """Begin an act with a run that has made no step yet."""
-        self.acts.append(Act(self.steps, run.sizes, run.steps, start))
+        """Begin an segment with a run that has made no step yet."""
+        self.segments.append(Segment(self.steps, run.settings, start))
 
     def add(self, run: StyleTransfer, record: Record, gesture: int | None = None) -> None:
-        """Take down a step of the present act's run.
+        """Take down a step of the present segment's run.
 
-        Changes with the same number of a gesture, such as those while a slider is dragged, share a mark, which says
-        what they led to.
+        Changes with the same number of a gesture, such as those while a slider is dragged, share an annotation, which
+        says what they led to.
         """
-        step, act = self.steps + 1, self.acts[-1]
+        step, segment = self.steps + 1, self.segments[-1]
         then, now = self._settings, _settings(record)
         changes = {name: value for name, value in now.items() if then.get(name) != value}
         if "optimizer" in changes:
             changes["learning_rate"] = now["learning_rate"]  # setting the one sets the other
         self._settings = now
-        new = changes if act.made else now
-        noted = ((record.iteration, new),) if new else ()
-        self.acts[-1] = replace(act, steps=run.steps, made=act.made + 1, changes=act.changes + noted)
+        new = changes if segment.made else now
+        noted = ((record.step, new),) if new else ()
+        self.segments[-1] = replace(
+            segment, settings=run.settings, made=segment.made + 1, changes=segment.changes + noted
+        )
         texts = _texts(then, changes)
-        events = [f"{record.size} px"] if record.level_step == 0 else []
-        if step > 1 and not act.made and act.start is not None:
-            events.append(f"from {act.start}")
+        events = [f"{record.size} px"] if record.size_step == 1 else []
+        if step > 1 and not segment.made and segment.start is not None:
+            events.append(f"from {segment.start}")
         if texts and not events and gesture is not None and gesture == self._gesture[0]:
-            texts, step_marked = self._gesture[1] | texts, self.marks.pop().step
+            texts, annotated = self._gesture[1] | texts, self.annotations.pop().step
         else:
-            step_marked = step
+            annotated = step
         if texts or events:
-            self.marks.append(Mark(step_marked, ", ".join([*texts.values(), *events])))
+            self.annotations.append(Annotation(annotated, ", ".join([*texts.values(), *events])))
             self._gesture = gesture, texts
         weighted = record.settings.alpha * record.content, record.settings.beta * record.style
         self.latest = Snapshot(step, record.size, record.total, record.image)
-        if step % self._points_every == 0 or record.level_step == 0:
-            self.points.append(Point(step, record.total, *weighted))
+        if step % self._losses_every == 0 or record.size_step == 1:
+            self.losses.append(LossPoint(step, record.total, *weighted))
         if step % self._every == 0:
             self.snapshots.append(self.latest)
         self._thin()
@@ -115,38 +121,47 @@ class Story:
     def cut(self, snapshot: Snapshot) -> None:
         """Forget what came after a snapshot."""
         step = snapshot.step
-        self.acts = _until(self.acts, step)
-        self.points = [point for point in self.points if point.step <= step]
-        self.marks = deque((mark for mark in self.marks if mark.step <= step), MARKS)
+        self.segments = _until(self.segments, step)
+        self.losses = [loss_point for loss_point in self.losses if loss_point.step <= step]
+        self.annotations = deque(
+            (annotation for annotation in self.annotations if annotation.step <= step), ANNOTATIONS
+        )
         self.snapshots = [earlier for earlier in self.snapshots if earlier.step <= step]
         self.latest = snapshot
         self._settings, self._gesture = {}, (None, {})
-        for _, change in self.acts[-1].changes:
+        for _, change in self.segments[-1].changes:
             self._settings |= change
 
     def _thin(self) -> None:
-        while len(self.points) > POINTS:
-            self.points, self._points_every = self.points[::2], 2 * self._points_every
+        while len(self.losses) > LOSS_POINTS:
+            self.losses, self._losses_every = self.losses[::2], 2 * self._losses_every
         while len(self.snapshots) > SNAPSHOTS or self._bytes() > SNAPSHOT_BYTES:
             self.snapshots, self._every = self.snapshots[1::2], 2 * self._every
 
     def _bytes(self) -> int:
         return sum(snapshot.image.nbytes for snapshot in self.snapshots[:-1])
 
-    def code(self, content: str, style: str, settings: dict, step: int | None = None) -> str:
+    def code(self, content: str, style: str, step: int | None = None) -> str:
         """Return Python that paints the image of a step, by default the latest, again, bit by bit on the same machine.
 
         Args:
             content, style: expressions for the two images.
-            settings: further arguments of `StyleTransfer`, as `network`.
         """
-        acts = "".join(
-            f"    ({act.sizes}, {act.steps}, {act.start!r}, {act.made}, {{\n"
-            + "".join(f"        {iteration}: {change},\n" for iteration, change in act.changes)
+        segments = _until(self.segments, self.steps if step is None else step)
+        lines = "".join(
+            f"    ({segment.settings.sizes}, {segment.settings.steps}, {segment.start!r}, {segment.made}, {{\n"
+            + "".join(f"        {step}: {change},\n" for step, change in segment.changes)
             + "    }),\n"
-            for act in _until(self.acts, self.steps if step is None else step)
+            for segment in segments
         )
-        return _CODE.format(content=content, style=style, acts=acts, settings=settings)
+        settings = segments[0].settings.arguments() if segments else {}
+        defaults = Settings().arguments()
+        fixed = {  # the same in all segments
+            name: value
+            for name, value in settings.items()
+            if name not in (*STEERED, "sizes", "steps", "start") and value != defaults[name]
+        }
+        return _CODE.format(content=content, style=style, segments=lines, settings=fixed)
 
 
 _CODE = """\
@@ -156,11 +171,11 @@ content_image = {content}
 style_image = {style}
 image = None
 for sizes, steps, start, made, changes in [  # changes: {{step: what was set before it}}
-{acts}]:
+{segments}]:
     run = nst.StyleTransfer(
         content_image, style_image, sizes=sizes, steps=steps, start=start or image, **{settings}
     )
-    for step in range(made):
+    for step in range(1, made + 1):
         for name, value in changes.get(step, {{}}).items():
             setattr(run, name, value)
         image = run.step().image
@@ -168,20 +183,21 @@ nst.save_image(image, "painting.png")
 """
 
 
-def _until(acts: list[Act], step: int) -> list[Act]:
-    """Return the acts up to a step."""
+def _until(segments: list[Segment], step: int) -> list[Segment]:
+    """Return the segments up to a step."""
     kept = []
-    for act in acts:
-        made = min(act.made, step - act.before)
+    for segment in segments:
+        made = min(segment.made, step - segment.before)
         if made > 0:
-            changes = tuple(change for change in act.changes if change[0] < made)
-            kept.append(replace(act, made=made, changes=changes))
+            changes = tuple(change for change in segment.changes if change[0] <= made)
+            kept.append(replace(segment, made=made, changes=changes))
     return kept
 
 
 def _settings(record: Record) -> dict:
-    found = {name: getattr(record if hasattr(record, name) else record.settings, name) for name in STEERED}
-    return found | {"style_weights": dict(found["style_weights"])}
+    return {name: getattr(record.settings, name) for name in STEERED} | {
+        "style_weights": dict(record.settings.style_weights)
+    }
 
 
 def _texts(then: dict, changes: dict) -> dict[str, str]:

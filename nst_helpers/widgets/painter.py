@@ -1,5 +1,6 @@
-"""A painting that goes on in a thread of its own, and does what it is told between its steps."""
+"""Run a `StyleTransfer` in a background thread. Commands are queued and executed between two steps."""
 
+import contextlib
 import queue
 import threading
 import time
@@ -13,9 +14,9 @@ from torch import Tensor
 from ..transfer import StyleTransfer
 from ..vgg import VGG, load_vgg
 from .controls import STEERED
-from .history import Snapshot, Story
+from .history import History, Snapshot
 
-MORE = 30  # steps added when something is changed after the last
+EXTRA_STEPS = 30  # steps added when something is changed after the last
 GESTURE = 0.5  # seconds: changes of the same settings that follow each other faster are one gesture
 
 
@@ -46,8 +47,9 @@ class Painter:
         self.content_image, self.style_image = content_image, style_image
         self.network, self.settings, self.changed = network, settings, changed
         self.run: StyleTransfer | None = None
-        self.story = Story()
+        self.history = History()
         self.state, self.note, self.error, self.seconds_a_step = "idle", "", None, 0.0
+        self.balance_unit: float | None = None  # of the run: see `StyleTransfer.balance_unit`
         self._single = False
         self._gesture, self._steered, self._steered_at = 0, set(), 0.0  # its number; what it set, and when
         self._orders, self._at_rest, self._wake = queue.SimpleQueue(), threading.Event(), threading.Event()
@@ -58,19 +60,20 @@ class Painter:
     # What may be asked for
 
     def steer(self, **controls) -> None:
-        """Set some of `STEERED` for the next step; after the last one, `MORE` are made.
+        """Set some of `STEERED` for the next step; after the last one, `EXTRA_STEPS` are made.
 
         Raises ValueError for other names, and for what the run that is going on does not take; then nothing is set.
         """
         if unknown := set(controls) - set(STEERED):
             raise ValueError(f"{', '.join(unknown)} cannot be steered; {', '.join(STEERED)} can")
+        if self.run is not None:
+            self.run.steer(**controls)
         if "optimizer" in controls:  # which brings its learning rate along
             controls = {"learning_rate": None} | controls
         now = time.monotonic()
         if set(controls) != self._steered or now - self._steered_at > GESTURE:
             self._gesture += 1
         self._steered, self._steered_at = set(controls), now
-        self._set(controls)
         self.settings = self.settings | controls
         if self.state == "done":
             self.resume()
@@ -96,7 +99,7 @@ class Painter:
         self._order(self._pause)
 
     def resume(self) -> None:
-        """Paint on; where all steps are made, `MORE` of them."""
+        """Paint on; where all steps are made, `EXTRA_STEPS` of them."""
         self._order(self._resume)
 
     def step(self) -> None:
@@ -138,20 +141,6 @@ class Painter:
         """The traceback of what went wrong, or nothing."""
         return "" if self.error is None else "".join(traceback.format_exception(self.error))
 
-    def _set(self, controls: dict) -> None:
-        def assign(values: dict) -> None:
-            for name in STEERED:  # the optimizer before its learning rate
-                if values.get(name) is not None:
-                    setattr(self.run, name, values[name])
-
-        if self.run is not None:
-            before = {name: getattr(self.run, name) for name in STEERED}
-            try:
-                assign(controls)
-            except ValueError:
-                assign(before)
-                raise
-
     # What is done between steps
 
     def turn(self) -> bool | None:
@@ -179,8 +168,8 @@ class Painter:
         began, gesture = time.perf_counter(), self._gesture
         record = self.run.step()
         took = time.perf_counter() - began
-        self.seconds_a_step = took if record.level_step <= 1 else 0.8 * self.seconds_a_step + 0.2 * took
-        self.story.add(self.run, record, gesture)
+        self.seconds_a_step = took if record.size_step <= 2 else 0.8 * self.seconds_a_step + 0.2 * took
+        self.history.add(self.run, record, gesture)
         if self.run.done or self._single:
             self._rest("done" if self.run.done else "paused")
         else:
@@ -215,24 +204,26 @@ class Painter:
                 network=self.network,
                 sizes=sizes,
                 steps=steps,
-                start=self.story.latest.image if start is None else start,
+                start=self.history.latest.image if start is None else start,
                 **self.settings,
             )
         self.note = "; ".join(dict.fromkeys(str(warning.message) for warning in caught))
-        self._set(self.settings)  # what was changed meanwhile
-        self.story.begin(self.run, start)
+        self.run.steer(**{name: value for name, value in self.settings.items() if name in STEERED})  # changed meanwhile
+        with contextlib.suppress(ValueError):  # where a loss has no gradient, balance means nothing
+            self.balance_unit = self.run.balance_unit
+        self.history.begin(self.run, start)
         self.state = "painting"
         self.changed()
 
     def _paint_on(self, size: int | None, steps: int, start: str | None) -> None:
-        if self.story.latest is not None:
+        if self.history.latest is not None:
             paused = self.state == "paused"
-            self._begin((size or self.story.latest.size,), steps, start)
+            self._begin((size or self.history.latest.size,), steps, start)
             self._single = paused
 
     def _back(self, snapshot: Snapshot, steps: int) -> None:
         painting = self.state == "painting"
-        self.story.cut(snapshot)
+        self.history.cut(snapshot)
         self._begin((snapshot.size,), steps, None)
         if not painting:
             self._rest("paused")
@@ -244,7 +235,7 @@ class Painter:
     def _resume(self, single: bool = False) -> None:
         if self.run is not None and self.state in ("painting", "paused", "done"):
             if self.run.done:
-                self.run.extend(1 if single else MORE)
+                self.run.extend(1 if single else EXTRA_STEPS)
             self.state, self._single = "painting", single
 
     def _take_pictures(self, content_image: Tensor, style_image: Tensor) -> None:
@@ -252,7 +243,7 @@ class Painter:
         self.content_image, self.style_image = content_image, style_image
 
     def _reset(self) -> None:
-        self.run, self.story, self.error, self.note = None, Story(), None, ""
+        self.run, self.history, self.error, self.note = None, History(), None, ""
         self._rest("idle")
 
 

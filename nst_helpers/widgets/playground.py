@@ -23,18 +23,13 @@ from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from .. import validate
-from ..colors import COLORS
 from ..images import PROJECT, find_picture, load_image, resize, save_image
-from ..losses.content import CONTENT_LOSSES
-from ..losses.style import STYLE_LOSSES
 from ..plots import save_animation, show_grid
-from ..provenance import recipe_of
 from ..schedule import coarse_to_fine
 from ..vgg import VGG
 from .chart import loss_chart
 from .controls import REST
-from .history import Snapshot, Story
+from .history import History, Snapshot
 from .painter import Painter, keep_calling
 from .panel import BEAT, KEEP, OWN, SIZES, UPLOAD_MB, Panel, crop, figure
 
@@ -78,11 +73,6 @@ class Playground:
         style_loss: str = "gram",
         app: bool = False,
     ):
-        self._kinds = {
-            "color": validate.one_of("color", color, COLORS),
-            "content_loss": validate.one_of("content_loss", content_loss, CONTENT_LOSSES),
-            "style_loss": validate.one_of("style_loss", style_loss, STYLE_LOSSES),
-        }
         sources = {"content": content, "style": style}
         self._images = {name: _load(source) for name, source in sources.items()}
         self._names = {
@@ -108,7 +98,9 @@ class Playground:
             threaded=self._threaded,
             alpha=alpha,
             beta=beta,
-            **self._kinds,
+            color=color,
+            content_loss=content_loss,
+            style_loss=style_loss,
         )
         self.panel = Panel(self._names, size, steps, alpha, beta, app=app, ticking=not self._threaded)
         weakref.finalize(self, _close, self.panel.box).atexit = False
@@ -162,7 +154,7 @@ class Playground:
 
     def back(self) -> None:
         """Go back to the snapshot that the timeline shows, or to the last but one, and paint on from there."""
-        snapshots = self.painter.story.snapshots
+        snapshots = self.painter.history.snapshots
         snapshot = self._chosen or (snapshots[-2:] or [None])[0]
         if snapshot is not None:
             self._chosen = None
@@ -176,8 +168,8 @@ class Playground:
     def save_image(self) -> Path | None:
         """Save the image shown as PNG, with its recipe and code inside; None while there is none."""
 
-        def write(path: Path, story: Story, shown: Snapshot) -> Path:
-            recipe = {"code": self._code(shown), "step": shown.step} | recipe_of(self.painter.run)
+        def write(path: Path, history: History, shown: Snapshot) -> Path:
+            recipe = {"code": self._code(shown), "step": shown.step} | self.painter.run.recipe
             return save_image(shown.image, path, recipe=recipe)
 
         return self._keep(".png", write)
@@ -220,12 +212,12 @@ class Playground:
     @property
     def shown(self) -> Snapshot | None:
         """The snapshot that the output shows: the timeline's, or the latest."""
-        return self._chosen or self.painter.story.latest
+        return self._chosen or self.painter.history.latest
 
     @property
     def steps_made(self) -> int:
         """How many steps the painting has."""
-        return self.painter.story.steps
+        return self.painter.history.steps
 
     # Controls and what they steer
 
@@ -364,8 +356,9 @@ class Playground:
             if self.app and self.painter.state == "painting":
                 self._listen()
             try:
+                self.panel.model.calibrate(self.painter.balance_unit)
                 status = self._status()  # first: where it says that all is done, the rest shows all
-                self._draw(status, self.painter.story, self.shown)
+                self._draw(status, self.painter.history, self.shown)
             except Exception:  # nobody would see it, and nothing be drawn any more
                 self.panel.trouble.value = f'<pre role="alert">{escape(traceback.format_exc())}</pre>'
 
@@ -380,28 +373,32 @@ class Playground:
             self.panel.ticks.playing = False
             self.panel.ticks.playing = True
 
-    def _draw(self, status: str, story: Story, shown: Snapshot | None) -> None:
+    def _draw(self, status: str, history: History, shown: Snapshot | None) -> None:
         part = self.panel.zoom.value, self.panel.across.value, self.panel.down.value
         for name in self._images:
             self._put(self.panel.views[name], (id(self._images[name]), part), partial(self._picture, name, part))
         caption = f"Output: step {shown.step}, {shown.size} px" if shown else "Output: not begun"
         alt = f"{caption}, loss {shown.loss:.3g}" if shown else caption
-        wiped = (shown, id(story), part, self.panel.wipe.value)
+        wiped = (shown, id(history), part, self.panel.wipe.value)
         self._put(
             self.panel.views["output"], wiped, lambda: figure(shown and crop(self._wiped(shown), *part), caption, alt)
         )
-        self._put(self.panel.chart, (shown, story.steps, id(story)), lambda: loss_chart(story.points, story.marks))
+        self._put(
+            self.panel.chart,
+            (shown, history.steps, id(history)),
+            lambda: loss_chart(history.losses, history.annotations),
+        )
         self._put(self.panel.status, status, lambda: status)
         parts = self._message, escape(self.painter.note), f"<pre>{escape(self.painter.failure)}</pre>"
         trouble = "<br>".join(part for part in parts if part not in ("", "<pre></pre>"))
         self._put(self.panel.trouble, trouble, lambda: f'<div role="alert" style="overflow: auto">{trouble}</div>')
-        self._draw_timeline(story)
+        self._draw_timeline(history)
 
-    def _draw_timeline(self, story: Story) -> None:
+    def _draw_timeline(self, history: History) -> None:
         """Let the timeline show all snapshots, unless the reader's hand is on it."""
         used = self._timeline_used
         if used is None or time.monotonic() - used > REST:
-            self._places = tuple(story.snapshots)
+            self._places = tuple(history.snapshots)
             self.panel.timeline.max = len(self._places)
             self.panel.timeline.value = self._place()
             if used is not None:  # a message from the page and one to it may have crossed
@@ -445,13 +442,11 @@ class Playground:
         expressions = (
             _expression(name, self._names[name], image, name in self._uploaded) for name, image in self._images.items()
         )
-        network = self.painter.network
-        settings = {"network": network.name if isinstance(network, VGG) else network} | self._kinds
-        return self.painter.story.code(*expressions, settings, shown.step)
+        return self.painter.history.code(*expressions, shown.step)
 
-    def _keep(self, suffix: str, write: Callable[[Path, Story, Snapshot], Path]) -> Path | None:
+    def _keep(self, suffix: str, write: Callable[[Path, History, Snapshot], Path]) -> Path | None:
         """Write a file that was not there before, and say where; in the app, offer it for download instead."""
-        story, shown = self.painter.story, self.shown
+        history, shown = self.painter.history, self.shown
         if shown is None:
             self._message = "Nothing is painted yet."
             return None
@@ -459,7 +454,7 @@ class Playground:
         name = f"{stems}_{shown.step:04}"
         if self.app:
             with tempfile.TemporaryDirectory() as folder:
-                data = base64.b64encode(write(Path(folder) / f"painting{suffix}", story, shown).read_bytes()).decode()
+                data = base64.b64encode(write(Path(folder) / f"painting{suffix}", history, shown).read_bytes()).decode()
             kind = {".png": "image/png", ".gif": "image/gif", ".mp4": "video/mp4"}[suffix]
             self._message = (
                 f'<a download="{escape(name)}{suffix}" href="data:{kind};base64,{data}">Download {suffix}</a>'
@@ -470,13 +465,13 @@ class Playground:
         while path.exists():
             number += 1
             path = folder / f"{name}_{number}{suffix}"
-        write(path, story, shown)
+        write(path, history, shown)
         self._message = f"Saved {escape(str(path))}"
         return path
 
 
-def _time_lapse(path: Path, story: Story, shown: Snapshot) -> Path:
-    return save_animation([*(snapshot.image for snapshot in story.snapshots), story.latest.image], path)
+def _time_lapse(path: Path, history: History, shown: Snapshot) -> Path:
+    return save_animation([*(snapshot.image for snapshot in history.snapshots), history.latest.image], path)
 
 
 def _load(source: str | Path | bytes | Tensor) -> Tensor:

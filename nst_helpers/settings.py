@@ -1,0 +1,198 @@
+"""Settings: all that describes a run but its pictures, as one frozen object of plain data."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from numbers import Integral
+
+from . import validate
+from .colors import COLORS
+from .engine import PRECISIONS
+from .losses.content import CONTENT_LOSSES
+from .losses.gatys import CONTENT_WEIGHTS, STYLE_WEIGHTS
+from .losses.style import BLENDS, STYLE_LOSSES
+from .losses.total_variation import NAMES as TV_NAMES
+from .optimizers import OPTIMIZERS
+from .schedule import STARTS
+
+IMAGE = "image"  # the name of a start that is an image of your own
+Weights = Mapping[str, float] | Iterable[tuple[str, float]]  # {layer: weight}; kept as pairs
+STEERABLE = ("alpha", "beta", "tv_weight", "content_weights", "style_weights", "optimizer", "learning_rate")
+NETWORK = ("pooling", "padding", "inputs")  # of the settings, those that belong to the network
+OTHERS_CALL_IT = {  # what programs and people call our settings
+    **dict.fromkeys(("averaging", "ema", "avg_decay"), "ema_decay"),
+    **dict.fromkeys(("carry", "warm_start"), "keep_optimizer_state"),
+    **dict.fromkeys(("lr", "step_size"), "learning_rate"),
+    **dict.fromkeys(("content_weight", "c_weight"), "alpha"),
+    **dict.fromkeys(("style_weight", "s_weight"), "beta"),
+    **dict.fromkeys(("iterations", "num_iterations", "num_steps", "epochs", "max_iter"), "steps"),
+    **dict.fromkeys(("size", "image_size", "imsize", "max_size"), "sizes"),
+    **dict.fromkeys(("content_layers", "content_layer"), "content_weights"),
+    **dict.fromkeys(("style_layers", "layers"), "style_weights"),
+    **dict.fromkeys(("init", "init_image"), "start"),
+    **dict.fromkeys(("tv_loss", "total_variation"), "tv_weight"),
+    **dict.fromkeys(("dtype", "half"), "precision"),
+    "preset": '**presets["…"].settings(content_image)',
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that describes a run but its pictures; frozen: `replace(settings, beta=30)` makes another.
+
+    network: "auto", "vgg16" or "vgg19"; or a `VGG` from `load_vgg`.
+    pooling, padding, inputs: of the network, see `VGG`.
+    engine: how losses and gradients are computed: "auto" for the fastest, "plain" for autograd, see `pick_engine`; or
+        an `Engine`. `run.engine.name` tells.
+    precision: of the gradients: "auto", "float32", "bfloat16" or "float16", see `pick_engine`.
+    sizes: longest sides in pixels, ascending, painted one after the other; default `coarse_to_fine` of the content
+        image. At each of them the style image's longest side is the same, times its `Style`'s scale. A picture that is
+        smaller is enlarged, with a warning.
+    steps: evaluations of loss and gradient, in place of the quality's: a number for the last size, and 0.4 times as
+        many at each size before it; or one number for each size.
+    start: in place of the quality's: "content"; "recolored", the content in the style's colors; "noise", uniform;
+        "gray"; "style_colors", noise with the mean and covariance of the style's colors; or an image (1, 3, H, W),
+        stretched to the content's shape.
+    noise: how much of the start is white noise, from 0 to 1.
+    seed: of the noise. A run is repeatable bit by bit on a CPU with the same number of threads.
+    optimizer: "lbfgs" or "adam".
+    learning_rate: what the optimizer's step is multiplied by; default 1 for L-BFGS, 0.02 for Adam.
+    ema_decay: above 0, `average` is the exponential moving average of this size's images with this decay; it is what
+        `transfer` returns, and what the next size starts from. Meant for Adam, with 0.9 to 0.99: as a rule a little
+        smoother, at a higher loss.
+    keep_optimizer_state: whether Adam's memory is kept from size to size. That of L-BFGS always starts empty.
+    alpha, beta, tv_weight: weights of the content, style and total variation losses.
+    content_weights, style_weights: {layer: weight}; layers are named before ("conv4_2") or after ("relu4_2") their
+        ReLU.
+    content_loss: "features" or "self_similarity".
+    style_loss: "gram", "mean_std", "wasserstein", "sliced_wasserstein" or "nearest".
+    blend: what is averaged over blended styles, with their weights: "statistics" (Gram matrices: one target between
+        the styles), or "losses" (each style pulls). Where the loss is a square both have the same gradient, since
+        Σ w (G − A)² = (G − Σ w A)² + a constant: of all style losses but "wasserstein" and "nearest".
+    tv: how total variation is measured: "l1" or "l2", for `total_variation_loss` with that power; presets have forms
+        of their own.
+    color: what becomes of the colors. "style": they are the style's. "symmetric", "pca", "cholesky", "histogram": the
+        content's, since the style image is recolored first, see `recolor`. "luminance_yiq", "luminance_oklab": the
+        content's, since both are painted in gray, and its colors put back. "content_yiq", "content_oklab": the same,
+        put back on a painting made in color.
+
+    Raises ValueError for unknown names and for numbers out of range, and TypeError for unknown settings.
+    """
+
+    network: str = "auto"
+    pooling: str = "max"
+    padding: str = "zeros"
+    inputs: str = "standardized"
+    engine: str = "auto"
+    precision: str = "auto"
+    sizes: tuple[int, ...] | None = None
+    steps: int | tuple[int, ...] | None = None
+    start: str | None = None
+    noise: float = 0.0
+    seed: int = 0
+    optimizer: str = "lbfgs"
+    learning_rate: float | None = None
+    ema_decay: float = 0.0
+    keep_optimizer_state: bool = False
+    alpha: float = 1.0
+    beta: float = 10.0
+    tv_weight: float = 0.0
+    content_weights: Weights = tuple(CONTENT_WEIGHTS.items())
+    style_weights: Weights = tuple(STYLE_WEIGHTS.items())
+    content_loss: str = "features"
+    style_loss: str = "gram"
+    blend: str = "statistics"
+    tv: str = "l1"
+    color: str = "style"
+
+    def __post_init__(self):
+        def check(name: str, known: Iterable[str]) -> None:
+            validate.one_of(name, getattr(self, name), known)
+
+        def put(name: str, value) -> None:
+            object.__setattr__(self, name, value)
+
+        check("precision", PRECISIONS)
+        check("optimizer", OPTIMIZERS)
+        check("content_loss", CONTENT_LOSSES)
+        check("style_loss", STYLE_LOSSES)
+        check("blend", BLENDS)
+        check("tv", TV_NAMES)
+        check("color", COLORS)
+        if self.start is not None:
+            check("start", (*STARTS, IMAGE))
+        for name in ("sizes", "steps"):
+            if not isinstance(getattr(self, name), Integral | None):
+                put(name, tuple(getattr(self, name)))
+        if self.learning_rate is None:
+            put("learning_rate", OPTIMIZERS[self.optimizer].learning_rate)
+        for name in ("alpha", "beta", "tv_weight", "learning_rate"):
+            put(name, validate.number(name, getattr(self, name)))
+        for name in ("noise", "ema_decay"):
+            put(name, validate.number(name, getattr(self, name), high=1))
+        for name in ("content_weights", "style_weights"):
+            weights = dict(getattr(self, name))
+            if not weights:
+                raise ValueError(f"{name}: expected at least one {{layer: weight}}, got none")
+            put(name, tuple((layer, validate.number(layer, weight)) for layer, weight in weights.items()))
+
+    @property
+    def loss_weights(self) -> tuple:
+        """All that may change between steps and changes the loss: losses under other weights do not compare."""
+        return self.alpha, self.beta, self.tv_weight, self.content_weights, self.style_weights
+
+    def arguments(self) -> dict:
+        """Return the arguments of `transfer` that repeat this run, as JSON can hold them."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("content_weights", "style_weights"):
+            plain[name] = dict(plain[name])
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+
+    def changed(self, **changes) -> "Settings":
+        """Return these settings with some of `STEERABLE` changed; another optimizer brings its own learning rate.
+
+        Raises ValueError for other names, and for layers that the run did not begin with.
+        """
+        if unknown := set(changes) - set(STEERABLE):
+            raise ValueError(f"{', '.join(sorted(unknown))} cannot be changed in a run; {', '.join(STEERABLE)} can")
+        if "optimizer" in changes:
+            changes = {"learning_rate": None} | changes
+        return replace(self, **changes)
+
+
+def check_names(given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise TypeError, with the right name, unless all names given are those of settings."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            ours = OTHERS_CALL_IT.get(name)
+            hint = f" (do you mean {ours!r}?)" if ours else validate.nearest(name, known)
+            raise TypeError(f"unknown setting {name!r}{hint}")
+
+
+SETTINGS = {  # as parameters of a function, with their defaults
+    field.name: inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
+    for field in fields(Settings)
+}
+
+
+def lists(parameters: Mapping[str, inspect.Parameter]) -> Callable:
+    """Return a decorator that names, in the signature of a function with `**settings`, what these may be."""
+
+    def listing(function: Callable) -> Callable:
+        signature = inspect.signature(function)
+        own = {name: one for name, one in signature.parameters.items() if one.kind != one.VAR_KEYWORD}
+        function.__signature__ = signature.replace(parameters=(dict(own) | {**parameters, **own}).values())
+        return function
+
+    return listing
+
+
+SETTINGS_TEXT = inspect.cleandoc(Settings.__doc__).partition("\n\n")[2].partition("\n\nRaises")[0]
+
+
+def explains_settings(thing):
+    """Put the meaning of every setting into a docstring, where it says {settings}."""
+    text = SETTINGS_TEXT.replace("\n", "\n        ")
+    thing.__doc__ = thing.__doc__.replace("{settings}", text)
+    return thing
