@@ -122,10 +122,8 @@ class History:
         """Forget what came after a snapshot."""
         step = snapshot.step
         self.segments = _until(self.segments, step)
-        self.losses = [loss_point for loss_point in self.losses if loss_point.step <= step]
-        self.annotations = deque(
-            (annotation for annotation in self.annotations if annotation.step <= step), ANNOTATIONS
-        )
+        self.losses = [point for point in self.losses if point.step <= step]
+        self.annotations = deque((note for note in self.annotations if note.step <= step), ANNOTATIONS)
         self.snapshots = [earlier for earlier in self.snapshots if earlier.step <= step]
         self.latest = snapshot
         self._settings, self._gesture = {}, (None, {})

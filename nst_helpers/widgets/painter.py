@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from ..settings import Settings
 from ..transfer import StyleTransfer
 from ..vgg import VGG, load_vgg
 from .controls import STEERED
@@ -44,6 +45,7 @@ class Painter:
         threaded: bool = True,
         **settings,
     ):
+        Settings(**{name: value for name, value in settings.items() if name != "device"})  # raises here what it raises
         self.content_image, self.style_image = content_image, style_image
         self.network, self.settings, self.changed = network, settings, changed
         self.run: StyleTransfer | None = None
