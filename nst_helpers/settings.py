@@ -117,7 +117,8 @@ class Settings:
         check("content_loss", CONTENT_LOSSES)
         check("style_loss", STYLE_LOSSES)
         check("blend", BLENDS)
-        check("tv", TV_NAMES)
+        if self.tv not in TV_NAMES:  # of which those for presets alone are not told
+            check("tv", ("l1", "l2"))
         check("color", COLORS)
         if self.start is not None:
             check("start", (*STARTS, IMAGE))

@@ -176,7 +176,9 @@ class StyleTransfer:
         if recipe is not None:
             check_sources(recipe, self.sources)
         self._objective = self._objective_at(0, 0)
-        self.state = State(self._start_image(self._settings.start, given.noise), OPTIMIZERS[given.optimizer]())
+        self.state = State(
+            self._start_image(self._settings.start, given.noise, self._objective), OPTIMIZERS[given.optimizer]()
+        )
         if balance is not None:
             self.balance = balance
 
@@ -200,12 +202,15 @@ class StyleTransfer:
         """Change some of `settings.STEERABLE`, from any thread: all of them, or none where one raises ValueError."""
         with self._steering:
             settings = self._settings.changed(**changes)
-            for weights, layers in (
-                (settings.content_weights, self.problem.content_layers),
-                (settings.style_weights, self.problem.style_layers),
+            for name, layers in (
+                ("content_weights", self.problem.content_layers),
+                ("style_weights", self.problem.style_layers),
             ):
-                if unknown := set(dict(weights)) - set(layers):
-                    raise ValueError(f"expected layers that the run began with ({', '.join(layers)}), got {unknown}")
+                if unknown := set(dict(getattr(settings, name))) - set(layers):
+                    raise ValueError(
+                        f"{name}: expected layers that the run began with ({', '.join(layers)}), "
+                        f"got {', '.join(sorted(unknown))}"
+                    )
             self._settings = settings
 
     @property
@@ -216,17 +221,15 @@ class StyleTransfer:
         """
         if self._unit is None:
             objective = self._objective if self.state.level == 0 else self._objective_at(0, 0)
+            white = self._start_image("noise", 0.0, objective)
             content, style = (
-                objective.evaluate(
-                    self._start_image("noise", 0.0), replace(self.settings, alpha=alpha, beta=beta, tv_weight=0.0)
-                )
-                .gradient.norm()
-                .item()
+                objective.evaluate(white, replace(self.settings, alpha=alpha, beta=beta, tv_weight=0.0)).gradient.norm()
                 for alpha, beta in ((1.0, 0.0), (0.0, 1.0))
             )
+            self.engine.low_precision = self._is_low(self.state.size_step)
             if not (content > 0 and style > 0):
                 raise ValueError("balance needs a content and a style with a gradient each: weights above 0")
-            self._unit = content / style
+            self._unit = content.item() / style.item()
         return self._unit
 
     @property
@@ -417,10 +420,9 @@ class StyleTransfer:
     def _is_low(self, size_step: int) -> bool:
         return size_step < self.engine.low_precision_steps
 
-    def _start_image(self, start: str, noise: float) -> Tensor:
+    def _start_image(self, start: str, noise: float, objective: Objective) -> Tensor:
         styles = [[(style.weight, style.picture) for style in region.styles] for region in self.problem.regions]
         start = self.start_image if start == IMAGE else start
-        objective = self._objective
         return start_image(start, objective.content_image, styles, objective.masks, noise, self.settings.seed)
 
     def _average(self) -> Tensor:

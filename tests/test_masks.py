@@ -6,6 +6,8 @@ from PIL import Image
 import nst_helpers as nst
 from nst_helpers.masks import feathered, find_regions, load_mask, parts_of
 
+NETWORK = nst.VGG("vgg16")  # for its geometry
+
 
 def box(height=48, width=64):
     mask = torch.zeros(1, 1, height, width)
@@ -50,7 +52,7 @@ class TestFindRegions:
         image = torch.full((1, 3, 48, 64), 0.2)
         image[:, 0, 12:36, 16:40] = 0.9
         torch.manual_seed(0)
-        masks = find_regions((image + 0.02 * torch.randn_like(image)).clamp(0, 1), 2)
+        masks = torch.cat(find_regions((image + 0.02 * torch.randn_like(image)).clamp(0, 1), 2))
         assert torch.equal(masks[1:], box())
         assert torch.equal(masks.sum(0), torch.ones(1, 48, 64))
 
@@ -60,13 +62,19 @@ class TestFindRegions:
         stripes = (torch.arange(64) // 4 % 2).float().expand(1, 3, 64, 64)
         noise = torch.rand(1, 1, 64, 64).expand(1, 3, 64, 64).round()
         image = torch.cat([stripes, noise], 3)
-        masks = find_regions(image, 2, network=vgg16, layer="relu2_1")
+        masks = torch.cat(find_regions(image, 2, network=vgg16, layer="relu2_1"))
         left = masks[:, 0, :, :60].mean((1, 2))
         right = masks[:, 0, :, 68:].mean((1, 2))
         assert (left - right).abs().max() > 0.9
 
     def test_repeats(self, picture):
-        assert torch.equal(find_regions(picture(), 4), find_regions(picture(), 4))
+        for first, second in zip(find_regions(picture(), 4), find_regions(picture(), 4), strict=True):
+            assert torch.equal(first, second)
+
+    def test_each_is_what_a_region_takes(self, picture):
+        for mask in find_regions(picture(), 3):
+            assert mask.shape == (1, 1, *picture().shape[2:])
+            nst.Region(mask, picture())
 
     def test_bad_input(self, picture):
         with pytest.raises(ValueError, match="n is a whole number, at least 2, not 1"):
@@ -77,23 +85,23 @@ class TestFindRegions:
 
 class TestParts:
     def test_weights_are_what_the_mask_covers(self):
-        part = parts_of(box(), ["relu3_1"])["relu3_1"][0]
+        part = parts_of(box(), ["relu3_1"], NETWORK)["relu3_1"][0]
         covered = box().view(12, 4, 16, 4).mean((1, 3)).flatten()
         weights = torch.zeros(12 * 16)
-        weights[part.places] = part.weights
+        weights[part.positions] = part.weights
         torch.testing.assert_close(weights, covered / covered[covered > 0].mean())
         assert part.weights.mean() == pytest.approx(1)
 
     def test_odd_sizes(self):
         mask = torch.zeros(1, 1, 45, 53)
         mask[..., -1, -1] = 1
-        for layer, part in parts_of(mask, ["relu1_1", "pool1", "relu5_1"]).items():
+        for layer, part in parts_of(mask, ["relu1_1", "pool1", "relu5_1"], NETWORK).items():
             side = {"relu1_1": (45, 53), "pool1": (22, 26), "relu5_1": (2, 3)}[layer]
-            assert part[0].places.tolist() == [side[0] * side[1] - 1]
+            assert part[0].positions.tolist() == [side[0] * side[1] - 1]
 
     def test_masks_that_cover_nothing(self):
         with pytest.raises(ValueError, match="masks that cover nothing: 1"):
-            parts_of(torch.cat([box(), torch.zeros_like(box())]), ["relu1_1"])
+            parts_of(torch.cat([box(), torch.zeros_like(box())]), ["relu1_1"], NETWORK)
 
 
 def test_a_picture_is_no_mask(picture):

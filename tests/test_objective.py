@@ -19,7 +19,7 @@ ENGINES = ["plain", "direct", "winograd"]
 
 @pytest.fixture(autouse=True)
 def winograd_for_small_pictures(monkeypatch):
-    monkeypatch.setattr(winograd, "FEW", 1)
+    monkeypatch.setattr(winograd, "MIN_TILES", 1)
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ class TestContentLosses:
         run.content_weights = {"relu3_1": 2.0}
         assert run.step().settings.content_weights == (("relu3_1", 2.0),)
         assert dict(first.settings.content_weights) == CONTENT
-        with pytest.raises(ValueError, match="content_weights holds some of relu2_2, relu3_1, not relu5_1"):
+        with pytest.raises(ValueError, match=r"content_weights: expected layers .* .relu2_2, relu3_1., got relu5_1"):
             run.content_weights = {"relu5_1": 1.0}
 
 
@@ -316,7 +316,7 @@ class TestRegions:
 
     def test_found_regions_may_be_used(self, pictures, vgg16):
         masks = find_regions(pictures[0], 2)
-        regions = [Region(mask[None], style) for mask, style in zip(masks, pictures[1:], strict=True)]
+        regions = [Region(mask, style) for mask, style in zip(masks, pictures[1:], strict=True)]
         run = make_run(pictures, vgg16, regions, start="recolored", steps=3)
         records = list(run)
         assert records[-1].total < records[0].total
@@ -330,7 +330,9 @@ class TestRegions:
 
     def test_nonsense(self, pictures, vgg16):
         mask = torch.ones(1, 1, 48, 64)
-        with pytest.raises(ValueError, match=r"a region's mask is \(20, 20\), the content image \(48, 64\) px"):
+        with pytest.raises(
+            ValueError, match=r"the content image's \(48, 64\) px, got a region's mask of \(20, 20\) px"
+        ):
             make_run(pictures, vgg16, Region(torch.ones(1, 1, 20, 20), pictures[1]))
         with pytest.raises(ValueError, match="a region's mask covers nothing"):
             Region(torch.zeros(1, 1, 48, 64), pictures[1])
@@ -353,7 +355,7 @@ class TestTotalVariation:
         assert total == pytest.approx(content + 10 * style + 3 * variation, rel=1e-5)
 
     def test_bad_power(self, pictures, vgg16):
-        with pytest.raises(ValueError, match=r"tv is one of l1, l2, .* not 'l3'"):
+        with pytest.raises(ValueError, match="tv is one of l1, l2, not 'l3'"):
             make_run(pictures, vgg16, tv="l3")
         with pytest.raises(ValueError, match="power is 1 or 2, not 3"):
             nst.total_variation_loss(pictures[0], 3)
@@ -373,14 +375,14 @@ class Counted(TorchDispatchMode):
 def test_what_is_not_used_costs_nothing(engine, pictures, image, vgg16):
     """A default evaluation makes the very operations of the formulas of notebook 05, and no more."""
     run = nst.StyleTransfer(pictures[0], pictures[1], network=vgg16, sizes=(64,), steps=5, engine=engine)
-    style_weights, rough = dict(nst.STYLE_WEIGHTS), run._objective.rough
+    style_weights = dict(nst.STYLE_WEIGHTS)
     with torch.no_grad():
-        P = run.engine(pictures[0], ["relu4_2"], [], rough)[0]["relu4_2"]
-        A = run.engine(nst.load_image(pictures[1], 64), [], list(style_weights), rough)[1]
+        P = run.engine(pictures[0], ["relu4_2"], [])[0]["relu4_2"]
+        A = run.engine(nst.load_image(pictures[1], 64), [], list(style_weights))[1]
 
     def formulas():
         x = image.detach().requires_grad_()
-        maps, grams = run.engine(x, ["relu4_2"], list(style_weights), rough)
+        maps, grams = run.engine(x, ["relu4_2"], list(style_weights))
         content = nst.content_loss(maps["relu4_2"], P)
         style = sum(w * (grams[k] - A[k]).square().mean() / 4 for k, w in style_weights.items())
         variation = nst.total_variation_loss(x)

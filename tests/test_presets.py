@@ -6,7 +6,7 @@ from torch.nn.functional import conv2d, max_pool2d
 
 import nst_helpers as nst
 from nst_helpers import vgg
-from nst_helpers.presets import convert, presets
+from nst_helpers.presets import convert_weights, presets
 
 MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 1, 1)
@@ -265,18 +265,18 @@ class TestSizes:
 class TestConvert:
     @pytest.mark.parametrize("name", [name for name in presets if presets[name].style_loss == "gram"])
     def test_there_and_back(self, name):
-        alpha, beta = convert(name, "nst")
-        assert convert("nst", name, alpha, beta) == pytest.approx((presets[name].alpha, presets[name].beta))
+        alpha, beta = convert_weights(name, "nst")
+        assert convert_weights("nst", name, alpha, beta) == pytest.approx((presets[name].alpha, presets[name].beta))
 
     def test_known_ones(self):
         """From the algebra: Gatys' 1000/C² with G/M is jc's form with weights 1 and 1000."""
-        assert convert("gatys_pytorch", "jc") == pytest.approx((1, 1000))
-        assert convert("jc", "anish") == pytest.approx((5, 500))
-        assert convert("classic_adam", "classic_lbfgs") == pytest.approx((1, 1e9))
+        assert convert_weights("gatys_pytorch", "jc") == pytest.approx((1, 1000))
+        assert convert_weights("jc", "anish") == pytest.approx((5, 500))
+        assert convert_weights("classic_adam", "classic_lbfgs") == pytest.approx((1, 1e9))
 
     def test_converted_losses_agree_where_conversion_is_exact(self, small, pictures):
         image, content, style = pictures
-        alpha, beta = convert("gatys_pytorch", "jc", height=HEIGHT, width=WIDTH)
+        alpha, beta = convert_weights("gatys_pytorch", "jc", height=HEIGHT, width=WIDTH)
         settings = {"sizes": (WIDTH,), "steps": (1,), "tv_weight": 0.0}
         one = run_of("gatys_pytorch", small(), content, style, **settings)
         other = run_of("jc", small(), content, style, alpha=alpha, beta=beta, **settings)
@@ -284,17 +284,20 @@ class TestConvert:
         assert other.evaluate(image, other.settings).losses[0] == pytest.approx(expected, rel=1e-12)
 
     def test_sums_depend_on_the_size(self):
-        assert convert("keras", "nst", height=600, width=600)[0] > convert("keras", "nst", height=300, width=300)[0]
+        assert (
+            convert_weights("keras", "nst", height=600, width=600)[0]
+            > convert_weights("keras", "nst", height=300, width=300)[0]
+        )
 
     def test_nonsense(self):
-        with pytest.raises(ValueError, match=r"a preset's name is one of nst, jc, .*, not 'jcjohnson'"):
-            convert("jcjohnson", "nst")
+        with pytest.raises(KeyError, match=r"unknown preset 'jcjohnson'.*; expected one of nst, jc, "):
+            convert_weights("jcjohnson", "nst")
         with pytest.raises(ValueError, match="β of wasserstein and of gram style losses cannot be converted"):
-            convert("crowson", "nst")
+            convert_weights("crowson", "nst")
 
 
 def test_nonsense(small):
-    with pytest.raises(ValueError, match=r"not 'pystich' \(do you mean 'pystiche'"):
+    with pytest.raises(KeyError, match=r"unknown preset 'pystich' \(do you mean 'pystiche'"):
         presets["pystich"]
     with pytest.raises(ValueError, match='the recipe feeds its network with inputs="255"'):
         presets["gordic"].settings(torch.rand(1, 3, 40, 48), small())

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 import nst_helpers as nst
-from nst_helpers.saved_styles import _packed, _unpacked
-from nst_helpers.styles import Style
+from nst_helpers.styles import SavedStyle, Style
 
 
 @pytest.fixture
@@ -33,15 +32,28 @@ def test_is_small(pictures, vgg16, tmp_path):
     path = tmp_path / "style.safetensors"
     nst.save_style(path, pictures[1], vgg16, sizes=(32, 64))
     channels = (64, 128, 256, 512, 512)
-    assert path.stat().st_size < 2 * sum(2 * (C * (C + 1) // 2) for C in channels) + 30_000
+    assert path.stat().st_size < 2 * sum(2 * C * C for C in channels) + 30_000
 
 
-def test_half_precision_is_enough():
+def test_half_precision_is_enough(tmp_path):
     matrix = torch.rand(1, 30, 30, generator=torch.Generator().manual_seed(0)) ** 8 * 1e5
-    for summary in (matrix + matrix.mT, matrix, matrix[:, :20], 0 * matrix):
-        restored = _unpacked(*_packed(summary))
-        assert restored.shape == summary.shape
-        torch.testing.assert_close(restored, summary, rtol=1e-3, atol=1e-5)
+    tensors = {"relu1_1": matrix + matrix.mT, "relu2_1": matrix, "relu3_1": matrix[:, :20], "relu4_1": 0 * matrix}
+    nst.save_style(tmp_path / "s.safetensors", SavedStyle({64: tensors}, torch.rand(1, 3, 8, 8), "vgg16", "gram"))
+    restored = nst.load_style(tmp_path / "s.safetensors").statistics[64]
+    for layer, values in tensors.items():
+        torch.testing.assert_close(restored[layer], values, rtol=1e-3, atol=1e-5)
+
+
+def test_without_arguments(picture, vgg16, monkeypatch, tmp_path):
+    """Kept for the network and the sizes that `transfer` takes by default, and of use there."""
+    monkeypatch.setattr("nst_helpers.styles.load_vgg", lambda: vgg16)
+    style = picture(256, 200, 1)
+    saved = nst.save_style(tmp_path / "style.safetensors", style)
+    assert set(saved.statistics) == {128, 256}
+    run = nst.StyleTransfer(picture(256, 256), nst.load_style(tmp_path / "style.safetensors"), network=vgg16, steps=1)
+    assert run.step().style > 0
+    with pytest.raises(ValueError, match="sizes: expected at least one size"):
+        nst.save_style(None, style, vgg16, sizes=())
 
 
 def test_interpolated(pictures, vgg16):
@@ -60,8 +72,8 @@ def test_interpolated(pictures, vgg16):
 
 def test_the_nearest_size_is_taken(pictures, vgg16):
     saved = nst.save_style(None, pictures[1], vgg16, sizes=(32, 64))
-    assert saved.at(70, ["relu1_1"])["relu1_1"] is saved.summaries[64]["relu1_1"]
-    assert saved.at(20, ["relu1_1"])["relu1_1"] is saved.summaries[32]["relu1_1"]
+    assert saved.at(70, ["relu1_1"])["relu1_1"] is saved.statistics[64]["relu1_1"]
+    assert saved.at(20, ["relu1_1"])["relu1_1"] is saved.statistics[32]["relu1_1"]
 
 
 def test_what_does_not_match_is_refused(pictures, vgg16, tmp_path):

@@ -1,7 +1,9 @@
 import copy
 import dataclasses
+import inspect
 import math
 import pickle
+import pydoc
 import re
 import signal
 import threading
@@ -10,10 +12,14 @@ import pytest
 import torch
 
 import nst_helpers as nst
-from nst_helpers import transfer as optimize
 from nst_helpers import vgg
+from nst_helpers.engine import pick_engine
+from nst_helpers.images import resize
+from nst_helpers.objective import Evaluation
 from nst_helpers.optimizers import LBFGS, Adam
 from nst_helpers.schedule import QUALITIES, coarse_to_fine
+from nst_helpers.settings import STEERABLE, Settings
+from nst_helpers.transfer import JUMP
 
 
 @pytest.fixture
@@ -126,7 +132,8 @@ class TestStep:
         assert torch.equal(record.image, before)
         assert record.content == 0
         assert not torch.equal(run.image, before)
-        assert (record.iteration, record.size, record.settings.alpha, record.settings.beta) == (0, 48, 1.0, 10.0)
+        assert (record.step, record.size_step, record.size) == (1, 1, 48)
+        assert (record.settings.alpha, record.settings.beta) == (1.0, 10.0)
         assert dict(record.settings.style_weights) == nst.STYLE_WEIGHTS
 
     def test_records_are_immutable_copies(self, make_run):
@@ -165,7 +172,7 @@ class TestStep:
         list(whole)
         stopped = make_run(steps=6)
         for record in stopped:
-            if record.iteration == 2:
+            if record.step == 3:
                 break
         assert not stopped.done
         list(stopped)
@@ -177,20 +184,8 @@ class TestStep:
         list(whole), list(extended)
         extended.extend(2)
         list(extended)
-        assert extended.history == whole.history
-
-    def test_a_rewound_run_goes_on_from_there(self, make_run):
-        run = make_run(sizes=(32, 48), steps=(3, 3))
-        records = list(run)
-        run.rewind(records[1])
-        assert torch.equal(run.image, records[1].image)
-        assert run.history == tuple(records[:1])
-        again = list(run)
-        assert [record.iteration for record in again] == [1, 2, 3, 4, 5]
-        assert [record.size for record in again] == [32, 32, 48, 48, 48]
-        assert again[0] == records[1]
-        with pytest.raises(ValueError, match="keeps no image"):
-            run.rewind(run.history[0])
+        assert [record.total for record in extended.history] == [record.total for record in whole.history]
+        assert extended.settings == whole.settings
 
 
 class TestSettings:
@@ -230,13 +225,13 @@ class TestSettings:
     def test_the_optimizer(self, make_run):
         run = make_run(steps=20, optimizer="lbfgs", learning_rate=0.5)
         first = run.step()
-        assert (first.optimizer, first.learning_rate) == ("lbfgs", 0.5)
+        assert (first.settings.optimizer, first.settings.learning_rate) == ("lbfgs", 0.5)
         run.optimizer = "adam"
         assert run.learning_rate == Adam.learning_rate
         best = run.best_loss
         for steps in range(1, 4):
             record = run.step()
-            assert (record.optimizer, record.learning_rate) == ("adam", Adam.learning_rate)
+            assert (record.settings.optimizer, record.settings.learning_rate) == ("adam", Adam.learning_rate)
             assert run.state.optimizer.steps == steps
         assert run.best_loss < best  # the loss is the same as before
         with pytest.raises(ValueError, match="optimizer is one of lbfgs, adam, not 'sgd'"):
@@ -272,8 +267,99 @@ class TestSettings:
         run.style_weights["relu1_1"] = 99  # a copy
         assert run.style_weights == nst.STYLE_WEIGHTS
         for bad in ({}, {"relu9_9": 1}, {"relu4_2": 1}, {"relu1_1": -1}):
-            with pytest.raises(ValueError, match=r"style_weights holds some of|relu1_1 is a finite number"):
+            with pytest.raises(ValueError, match=r"at least one|that the run began with|relu1_1 is a finite"):
                 run.style_weights = bad
+
+
+class TestWhatARunIs:
+    def test_settings_describe_it_completely(self, make_run, vgg16):
+        run = make_run(steps=7, sizes=(24, 48), beta=3, style_loss="mean_std", seed=4, engine="direct", start="noise")
+        settings = run.settings
+        assert (settings.network, settings.pooling, settings.padding, settings.inputs) == (
+            ("vgg16", "max", "zeros", "standardized")
+        )
+        assert (settings.engine, settings.precision) == ("direct", run.engine.precision)
+        assert (settings.sizes, settings.steps, settings.start, settings.seed) == ((24, 48), (3, 7), "noise", 4)
+        again = nst.StyleTransfer(run.content_image, run.regions[0].styles[0].image, **settings.arguments())
+        assert again.settings == settings
+        list(run), list(again)
+        assert torch.equal(run.image, again.image)
+
+    def test_settings_are_frozen(self, make_run):
+        run = make_run()
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            run.settings.beta = 3
+        before = run.settings
+        run.beta = 3
+        assert (before.beta, run.settings.beta) == (10, 3)
+        run.settings = dataclasses.replace(run.settings, alpha=2.0, tv_weight=1.0)
+        assert (run.alpha, run.beta, run.tv_weight) == (2, 3, 1)
+        assert hash(run.settings) != hash(before)
+
+    @pytest.mark.parametrize("bad", [{"beta": -1}, {"optimizer": "sgd"}, {"sizes": (32,)}, {"seed": 3}])
+    def test_all_are_taken_or_none(self, make_run, bad):
+        run = make_run()
+        before = run.settings
+        with pytest.raises(ValueError, match=r"finite number|one of|cannot be changed in a run"):
+            run.steer(alpha=5.0, **bad)
+        with pytest.raises(ValueError, match=r"finite number|one of|cannot be changed in a run"):
+            run.settings = dataclasses.replace(run.settings, alpha=5.0, **bad)
+        assert run.settings == before
+
+    def test_each_steerable_setting_is_an_attribute(self, make_run):
+        run = make_run()
+        for name in STEERABLE:
+            setattr(run, name, getattr(run, name))
+        assert run.settings == make_run().settings
+
+    @pytest.mark.parametrize(
+        ("wrong", "right"),
+        [
+            ("optimiser", "optimizer"),
+            ("colour", "color"),
+            ("size", "sizes"),
+            ("averaging", "ema_decay"),
+            ("carry", "keep_optimizer_state"),
+            ("lr", "learning_rate"),
+            ("style_weight", "beta"),
+            ("epochs", "steps"),
+            ("preset", "presets"),
+        ],
+    )
+    def test_a_wrong_name_is_answered_with_the_right_one(self, make_run, wrong, right):
+        with pytest.raises(TypeError, match=f"unknown setting '{wrong}' .do you mean .*{right}"):
+            make_run(**{wrong: 1})
+
+    @pytest.mark.parametrize("function", [nst.transfer, nst.StyleTransfer])
+    def test_help_lists_every_setting(self, function):
+        parameters = inspect.signature(function).parameters
+        text = pydoc.render_doc(function, renderer=pydoc.plaintext)
+        for field in dataclasses.fields(Settings):
+            assert parameters[field.name].default == field.default
+            assert re.search(rf"\b{field.name}\b.*:", text)
+        assert {"quality", "balance", "recipe", "device"} <= set(parameters)
+        assert "settings" not in parameters
+
+    def test_the_choices_of_a_network_belong_to_it(self, make_run, vgg16):
+        assert make_run(pooling="max").network is vgg16
+        with pytest.raises(ValueError, match="pooling: expected 'max', which the network was made with, got 'average'"):
+            make_run(pooling="average")
+
+    def test_score(self, make_run):
+        run = make_run()
+        record = run.step()
+        assert run.score(record.image) == record.total
+        assert run.score(nst.load_image(run.content_image, 48)) == record.total
+        with pytest.raises(ValueError, match=r"expected an image of \(1, 3, 36, 48\), got"):
+            run.score(run.content_image)
+
+    def test_an_engine_may_be_given(self, make_run, vgg16):
+        engine = pick_engine(vgg16, "direct", "float32")
+        run = make_run(engine=engine)
+        assert run.engine is engine
+        assert list(run) == list(make_run(engine="direct", precision="float32"))
+        with pytest.raises(ValueError, match="an engine of the run's own network"):
+            make_run(engine=pick_engine(nst.VGG("vgg16"), "plain"))
 
 
 class TestSizesAndSteps:
@@ -291,9 +377,9 @@ class TestSizesAndSteps:
         assert coarse_to_fine(*shape) == sizes
 
     def test_a_number_of_steps_is_for_the_last_size(self, make_run):
-        assert make_run(sizes=(24, 32, 48), steps=100).steps == (40, 40, 100)
-        assert make_run(sizes=(48,), steps=100).steps == (100,)
-        assert make_run(sizes=(24, 48), steps=(7, 0)).steps == (7, 0)
+        assert make_run(sizes=(24, 32, 48), steps=100).settings.steps == (40, 40, 100)
+        assert make_run(sizes=(48,), steps=100).settings.steps == (100,)
+        assert make_run(sizes=(24, 48), steps=(7, 0)).settings.steps == (7, 0)
 
     def test_sizes_follow_one_another(self, make_run):
         run = make_run(sizes=(24, 32, 48), steps=(2, 0, 3))
@@ -349,7 +435,7 @@ class TestStart:
 
     def test_any_image(self, make_run, picture):
         image = picture(30, 80, seed=5)
-        torch.testing.assert_close(make_run(start=image).image, optimize.resize(image, 36, 48))
+        torch.testing.assert_close(make_run(start=image).image, resize(image, 36, 48))
 
     def test_recolored(self, make_run):
         run = make_run(start="recolored")
@@ -383,9 +469,9 @@ class TestStart:
     def test_quality_says_steps_and_start(self, make_run, quality):
         run = make_run(quality=quality, steps=None, start=None, sizes=(32, 40, 48))
         coarse, fine, start = QUALITIES[quality]
-        assert run.steps == (coarse, coarse, fine)
+        assert run.settings.steps == (coarse, coarse, fine)
         torch.testing.assert_close(run.image, make_run(start=start, sizes=(32, 48)).image)
-        assert make_run(quality=quality, sizes=(32, 48), steps=10).steps == (4, 10)
+        assert make_run(quality=quality, sizes=(32, 48), steps=10).settings.steps == (4, 10)
         assert torch.equal(make_run(quality=quality, start="noise").image, make_run(start="noise").image)
 
     def test_bad_quality(self, make_run):
@@ -393,13 +479,13 @@ class TestStart:
             make_run(quality="ultra")
 
     def test_bad_start(self, make_run):
-        with pytest.raises(ValueError, match="start, where it is no image, is one of content, recolored, noise"):
+        with pytest.raises(ValueError, match="start is one of content, recolored, noise"):
             make_run(start="style")
 
 
-class TestAveraging:
+class TestEmaDecay:
     def test_is_the_weighted_mean_of_this_sizes_images(self, make_run):
-        run = make_run(optimizer="adam", averaging=0.9, sizes=(32, 48), steps=(3, 5), start="noise")
+        run = make_run(optimizer="adam", ema_decay=0.9, sizes=(32, 48), steps=(3, 5), start="noise")
         images = []
         while not run.done:
             run.step()
@@ -410,12 +496,12 @@ class TestAveraging:
         torch.testing.assert_close(run.average, expected)
 
     def test_what_the_next_size_goes_on_from(self, make_run):
-        run = make_run(optimizer="adam", averaging=0.9, sizes=(32, 48), steps=(4, 1))
+        run = make_run(optimizer="adam", ema_decay=0.9, sizes=(32, 48), steps=(4, 1))
         for _ in range(4):
             run.step()
         average = run.average
         first = run.step()
-        torch.testing.assert_close(first.image, optimize.resize(average, 36, 48))
+        torch.testing.assert_close(first.image, resize(average, 36, 48))
 
     def test_without_it_is_the_latest(self, make_run):
         run = make_run()
@@ -424,15 +510,15 @@ class TestAveraging:
 
     def test_transfer_returns_it(self, vgg16, picture):
         images = picture(48, 64), picture(64, 60, 1)
-        settings = {"network": vgg16, "sizes": (48,), "steps": 12, "optimizer": "adam", "averaging": 0.9}
+        settings = {"network": vgg16, "sizes": (48,), "steps": 12, "optimizer": "adam", "ema_decay": 0.9}
         result, run = nst.transfer(*images, progress=False, **settings), nst.StyleTransfer(*images, **settings)
         list(run)
         assert torch.equal(result.image, run.average)
         assert result.loss == run.evaluate(run.average, run.settings).losses[0] != run.best_loss
 
     def test_bad_value(self, make_run):
-        with pytest.raises(ValueError, match="averaging is a finite number, from 0 to 1, not 2"):
-            make_run(averaging=2)
+        with pytest.raises(ValueError, match="ema_decay is a finite number, from 0 to 1, not 2"):
+            make_run(ema_decay=2)
 
 
 class TestBalance:
@@ -463,14 +549,30 @@ class TestBalance:
 
         assert spread(balance=0.5) < 0.5 * spread(beta=10.0)
 
+    def test_is_read_and_set(self, make_run):
+        run = make_run(balance=0.4, alpha=2.0, sizes=(32, 48), steps=(1, 3))
+        assert run.balance == pytest.approx(0.4)
+        run.step(), run.step()
+        assert make_run(alpha=2.0, sizes=(32, 48), beta=run.beta).balance == pytest.approx(0.4)
+        run.balance = 0.7
+        assert run.beta == pytest.approx(run.alpha * run.balance_unit * 10**2.8)
+        later = make_run(alpha=2.0, sizes=(32, 48), steps=(1, 3))
+        later.step(), later.step()  # at the second size: the unit is that of the first
+        assert later.balance_unit == run.balance_unit
+        assert later.engine.low_precision == run.engine.low_precision
+
+    def test_not_together_with_beta(self, make_run):
+        with pytest.raises(ValueError, match="expected beta or balance, got both"):
+            make_run(balance=0.5, beta=3.0)
+
     def test_bad_values(self, make_run):
         with pytest.raises(ValueError, match="balance is a finite number, from 0 to 1, not 2"):
             make_run(balance=2)
-        with pytest.raises(ValueError, match="balance needs a content and a style"):
+        with pytest.raises(ValueError, match="balance needs an alpha above 0"):
             make_run(balance=0.5, alpha=0)
 
 
-class TestCarry:
+class TestKeepOptimizerState:
     def at_the_next_size(self, make_run, **settings):
         run = make_run(sizes=(32, 64), steps=(10, 3), start="noise", **settings)
         for _ in range(11):
@@ -479,10 +581,10 @@ class TestCarry:
 
     def test_adams_memory(self, make_run):
         assert self.at_the_next_size(make_run, optimizer="adam").steps == 1
-        adam = self.at_the_next_size(make_run, optimizer="adam", carry=True)
+        adam = self.at_the_next_size(make_run, optimizer="adam", keep_optimizer_state=True)
         assert adam.steps == 11
         assert adam.mean.shape == (1, 3, 48, 64)
-        assert len(self.at_the_next_size(make_run, carry=True).pairs) <= 1  # L-BFGS begins anew
+        assert len(self.at_the_next_size(make_run, keep_optimizer_state=True).pairs) <= 1  # L-BFGS begins anew
 
     def test_is_enlarged_in_proportion(self):
         """A gradient that stays the same keeps its steps: four times the pixels have each a quarter of it."""
@@ -546,13 +648,13 @@ class TestSteadiness:
             if len(calls) not in (4, 5):
                 return evaluation
             if what == "loss":
-                return optimize.Evaluation(image, (math.nan,) * 4, evaluation.gradient)
-            return optimize.Evaluation(image, evaluation.losses, evaluation.gradient * math.inf)
+                return Evaluation(image, (math.nan,) * 4, evaluation.gradient)
+            return Evaluation(image, evaluation.losses, evaluation.gradient * math.inf)
 
         monkeypatch.setattr(run, "evaluate", sometimes_nan)
         records = list(run)
         assert len(records) == len(calls) == 12
-        assert [record.iteration for record in records if record.rolled_back] == [3, 4]
+        assert [record.step for record in records if record.rolled_back] == [4, 5]
         for record in records:
             assert math.isfinite(record.total)
             assert record.image.isfinite().all()
@@ -567,7 +669,7 @@ class TestSteadiness:
         run = make_run(steps=12, **settings)
         records = list(run)
         assert any(record.rolled_back for record in records)
-        assert all(record.total <= optimize.JUMP * records[0].total for record in records)
+        assert all(record.total <= JUMP * records[0].total for record in records)
         assert run.best_loss <= records[0].total
 
     def test_nothing_to_go_back_to(self, make_run):
@@ -633,7 +735,7 @@ class TestTransfer:
         assert "3/3" not in capsys.readouterr().out  # nobody to see it
 
     def test_a_keyboard_interrupt_returns_the_best_image_so_far(self, vgg16, picture, monkeypatch):
-        evaluate = optimize.StyleTransfer.evaluate
+        evaluate = nst.StyleTransfer.evaluate
         calls = []
 
         def interrupted(self, image, settings):
@@ -642,14 +744,14 @@ class TestTransfer:
                 signal.default_int_handler(signal.SIGINT, None)  # as Python does, unless it was started without
             return evaluate(self, image, settings)
 
-        monkeypatch.setattr(optimize.StyleTransfer, "evaluate", interrupted)
+        monkeypatch.setattr(nst.StyleTransfer, "evaluate", interrupted)
         result = self.transfer(vgg16, picture, sizes=(48,), steps=50, progress=False)
         assert result.interrupted
         assert len(result.history) == 4
         assert result.loss == min(record.total for record in result.history)
 
     def test_a_batch_of_settings_reaches_the_run(self, vgg16, picture):
-        with pytest.raises(TypeError, match="iterations"):
+        with pytest.raises(TypeError, match=r"unknown setting 'iterations' .do you mean 'steps'"):
             self.transfer(vgg16, picture, iterations=5)
 
 

@@ -27,7 +27,7 @@ from . import kernels
 from .kernels import OPEN, PATCH, TAPS, TILE
 
 STRIP = 128  # tiles that a thread takes at a time
-FEW = 64  # tiles: too few for this to be faster than torch's convolution
+MIN_TILES = 64  # tiles: too few for this to be faster than torch's convolution
 ROWS = 8  # rows that a thread takes at a time in the first convolution
 BITS = {torch.float32: torch.uint32, torch.bfloat16: torch.uint16, torch.uint8: torch.uint8}
 NOTHING = np.empty((0, 0, 0), np.uint16)
@@ -36,7 +36,7 @@ F = np.float32
 
 def pays(height: int, width: int) -> bool:
     """Say whether feature maps are large enough; below, most time goes into reading the transformed weights."""
-    return height * width >= FEW * TILE * TILE
+    return height * width >= MIN_TILES * TILE * TILE
 
 
 class BufferPool:
