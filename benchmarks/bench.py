@@ -26,7 +26,6 @@ from nst_helpers.engine import pick_engine
 from nst_helpers.engine.direct import fused_convolution_works
 from nst_helpers.images import resize
 from nst_helpers.losses import CONTENT_LAYER, STYLE_WEIGHTS, content_loss, gram_loss, total_loss
-from nst_helpers.vgg import BLOCKS, CHANNELS
 
 HERE = Path(__file__).parent
 DATA = HERE.parent / "data"
@@ -58,12 +57,11 @@ def machine(device: torch.device) -> dict:
 
 def convolutions(size: int) -> list[tuple[int, int, int]]:
     """Return (channels in, channels out, side) of VGG-16's convolutions up to conv5_1."""
-    found, channels = [], 3
-    for block, (number, out) in enumerate(zip(BLOCKS["vgg16"], CHANNELS, strict=True)):
-        for _ in range(number if block < 4 else 1):
-            found.append((channels, out, size >> block))
-            channels = out
-    return found
+    network = nst.VGG("vgg16")
+    layers = [stage.conv for stage in network.stages]
+    layers = layers[: layers.index("conv5_1") + 1]
+    channels = [3, *map(network.channels, layers)]
+    return [(channels[i], channels[i + 1], size // network.stride(layer)) for i, layer in enumerate(layers)]
 
 
 def floor(size: int, device: torch.device) -> dict:
@@ -135,13 +133,13 @@ MODULES = {  # {job: memory format, whether frozen, autocast}
     "plain loop, channels_last": (torch.channels_last, True, None),
     "plain loop, channels_last, bfloat16 autocast": (torch.channels_last, True, torch.bfloat16),
 }
-ENGINES = {  # {job: engine, gradient's format, whether rough}
-    "by hand, direct, float32": ("direct", torch.float32, False),
-    "by hand, direct, half": ("direct", None, False),
-    "by hand, direct, half, rough": ("direct", None, True),
-    "by hand, winograd, float32": ("winograd", torch.float32, False),
-    "by hand, winograd, half": ("winograd", None, False),
-    "by hand, winograd, half, rough": ("winograd", None, True),
+ENGINES = {  # {job: engine, gradient's format, whether in low precision throughout}
+    "by hand, direct, float32": ("direct", "float32", False),
+    "by hand, direct, half": ("direct", "auto", False),
+    "by hand, direct, half, low precision": ("direct", "auto", True),
+    "by hand, winograd, float32": ("winograd", "float32", False),
+    "by hand, winograd, half": ("winograd", "auto", False),
+    "by hand, winograd, half, low precision": ("winograd", "auto", True),
 }
 
 
@@ -156,11 +154,12 @@ def evaluation(name: str, size: int):
         model, terms = build(content, style, network.to(memory_format=memory_format))
         model.requires_grad_(not frozen)
     else:
-        kind, dtype, rough = ENGINES[name]
-        engine = pick_engine(network, kind, dtype)
+        kind, precision, low = ENGINES[name]
+        engine = pick_engine(network, kind, precision)
+        engine.low_precision = low
         with torch.no_grad():
-            target = engine(content, [CONTENT_LAYER], [], rough)[0][CONTENT_LAYER]
-            style_grams = engine(style, [], list(STYLE_WEIGHTS), rough)[1]
+            target = engine(content, [CONTENT_LAYER], [])[0][CONTENT_LAYER]
+            style_grams = engine(style, [], list(STYLE_WEIGHTS))[1]
 
     def by_modules() -> None:
         x = image.detach().requires_grad_()
@@ -171,7 +170,7 @@ def evaluation(name: str, size: int):
 
     def by_engine() -> None:
         x = image.detach().requires_grad_()
-        maps, grams = engine(x, [CONTENT_LAYER], list(STYLE_WEIGHTS), rough)
+        maps, grams = engine(x, [CONTENT_LAYER], list(STYLE_WEIGHTS))
         loss = total_loss(
             content_loss(maps[CONTENT_LAYER], target), gram_loss(STYLE_WEIGHTS, grams, style_grams), 1.0, 10.0
         )
@@ -216,7 +215,7 @@ def racer(size: int, steps: int, start: str):
             if not run.done:
                 run.step()
         seconds += time.perf_counter() - began
-        return run.state.iteration, seconds, run.best
+        return run.state.step, seconds, run.best
 
     return go_on
 
@@ -241,7 +240,7 @@ def race(size: int, network: nst.VGG, steps: int) -> dict:
                 for _ in range(calls):
                     evaluations, seconds, image = runs[name]()
                     if not curves[name] or evaluations > curves[name][-1][0]:
-                        loss = judge.evaluate(image.to(network.device), judge.settings).losses[0]
+                        loss = judge.score(image)
                         curves[name].append((evaluations, seconds, loss))
             print(*(curve[-1] for curve in curves.values()), flush=True)
     toolkit = list(racers)[1:]
