@@ -1,4 +1,18 @@
-"""Neural style transfer (Gatys et al. 2016), in the order in which the course builds it."""
+"""Neural style transfer (Gatys et al. 2016). The course, one module a chapter:
+
+notebook                       module
+01 preprocessing               images
+02 feature extraction          vgg
+03 Gram matrices, 04 losses    losses
+05 training loop               objective, optimizers, schedule, settings, transfer
+06 playground                  widgets
+07 Rosetta                     presets
+08 color and scale             colors
+09 regions, 10 style mixing    styles, masks
+
+`plots` and `provenance` serve all of them. Machinery, which changes nothing in what is painted: `engine` (the same
+numbers, faster), `widgets` (the playground), `files` (pictures and weights), `validate`, `demo`.
+"""
 
 import os
 
