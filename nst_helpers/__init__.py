@@ -4,7 +4,7 @@ notebook                       module
 01 preprocessing               images
 02 feature extraction          vgg
 03 Gram matrices, 04 losses    losses
-05 training loop               objective, optimizers, schedule, settings, transfer
+05 training loop               objective, optimizers, schedule, settings, state, transfer
 06 playground                  widgets
 07 Rosetta                     presets
 08 color and scale             colors
@@ -25,17 +25,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from .colors import recolor
 from .engine import pick_engine
+from .files.reading import find_picture
 from .files.weights import WeightsError
-from .images import (
-    deprocess,
-    find_picture,
-    load_image,
-    load_transparent,
-    preprocess,
-    recipe_from_png,
-    save_image,
-    to_pil,
-)
+from .files.writing import save_animation, to_pil
+from .images import deprocess, load_image, load_transparent, preprocess, recipe_from_png, save_image
 from .losses import (
     CONTENT_LAYER,
     STYLE_WEIGHTS,
@@ -44,9 +37,9 @@ from .losses import (
     style_loss,
     total_loss,
     total_variation_loss,
-)
+)  # fmt: skip
 from .masks import feathered, find_regions, load_mask
-from .plots import save_animation, show_grid, show_images, show_losses, show_source
+from .plots import show_grid, show_images, show_losses, show_source
 from .presets import convert_weights, presets
 from .settings import Settings
 from .styles import Region, Style, load_style, save_style
@@ -54,43 +47,10 @@ from .transfer import StyleTransfer, transfer
 from .vgg import VGG, get_features, load_vgg, receptive_fields
 
 __all__ = [
-    "CONTENT_LAYER",
-    "STYLE_WEIGHTS",
-    "VGG",
-    "Region",
-    "Settings",
-    "Style",
-    "StyleTransfer",
-    "WeightsError",
-    "content_loss",
-    "convert_weights",
-    "deprocess",
-    "feathered",
-    "find_picture",
-    "find_regions",
-    "get_features",
-    "gram_matrix",
-    "load_image",
-    "load_mask",
-    "load_style",
-    "load_transparent",
-    "load_vgg",
-    "pick_engine",
-    "preprocess",
-    "presets",
-    "receptive_fields",
-    "recipe_from_png",
-    "recolor",
-    "save_animation",
-    "save_image",
-    "save_style",
-    "show_grid",
-    "show_images",
-    "show_losses",
-    "show_source",
-    "style_loss",
-    "to_pil",
-    "total_loss",
-    "total_variation_loss",
-    "transfer",
-]
+    "CONTENT_LAYER", "STYLE_WEIGHTS", "VGG", "Region", "Settings", "Style", "StyleTransfer", "WeightsError",
+    "content_loss", "convert_weights", "deprocess", "feathered", "find_picture", "find_regions", "get_features",
+    "gram_matrix", "load_image", "load_mask", "load_style", "load_transparent", "load_vgg", "pick_engine", "preprocess",
+    "presets", "receptive_fields", "recipe_from_png", "recolor", "save_animation", "save_image", "save_style",
+    "show_grid", "show_images", "show_losses", "show_source", "style_loss", "to_pil", "total_loss",
+    "total_variation_loss", "transfer",
+]  # fmt: skip

@@ -1,6 +1,7 @@
 """Colors: those of one picture given to another, and luminance apart from color."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,30 +10,21 @@ from torch.nn.functional import interpolate
 
 from . import validate
 
-FAINTEST = 1e-5  # variance that every direction of color is taken to have: a gray picture has none in two of them
-TURNS = 20  # rotations of the color space in which histograms are matched
+RIDGE = 1e-5  # variance that every direction of color is taken to have: a gray picture has none in two of them
+ROTATIONS = 20  # rotations of the color space in which histograms are matched
 YIQ = torch.tensor(  # rows Y, I, Q (NTSC 1953, as Python's colorsys has them)
     [[0.30, 0.59, 0.11], [0.5990, -0.2773, -0.3217], [0.2130, -0.5251, 0.3121]], dtype=torch.float64
 )
-OKLAB_LMS = torch.tensor(  # Ottosson 2020: linear sRGB to cone responses
-    [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ],
-    dtype=torch.float64,
-)
-OKLAB = torch.tensor(  # and their cube roots to L, a, b
-    [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ],
-    dtype=torch.float64,
-)
-
-
-# ------------------------------------------------------------------------------------- the colors of another picture
+OKLAB_LMS = torch.tensor([  # Ottosson 2020: linear sRGB to cone responses
+    [0.4122214708, 0.5363325363, 0.0514459929],
+    [0.2119034982, 0.6806995451, 0.1073969566],
+    [0.0883024619, 0.2817188376, 0.6299787005],
+], dtype=torch.float64)  # fmt: skip
+OKLAB = torch.tensor([  # and their cube roots to L, a, b
+    [0.2104542553, 0.7936177850, -0.0040720468],
+    [1.9779984951, -2.4285922050, 0.4505937099],
+    [0.0259040371, 0.7827717662, -0.8086757660],
+], dtype=torch.float64)  # fmt: skip
 
 
 def recolor(image: Tensor, like: Tensor, method: str = "symmetric") -> Tensor:
@@ -45,7 +37,7 @@ def recolor(image: Tensor, like: Tensor, method: str = "symmetric") -> Tensor:
             colors: "symmetric" is the one that moves colors least (the Monge–Kantorovitch solution of Pitié and
             Kokaram 2007, equation 13); "pca" goes by way of white, √T √S⁻¹; "cholesky" by way of the triangular
             factors, which depends on the order of the channels. "histogram" gives it the other's whole distribution of
-            colors, by matching histograms along `TURNS` sets of axes one after the other (Pitié et al. 2007).
+            colors, by matching histograms along `ROTATIONS` sets of axes one after the other (Pitié et al. 2007).
 
     Clipping shifts mean and covariance a little where colors leave the range.
     """
@@ -76,9 +68,9 @@ def _cholesky(colors: Tensor, like: Tensor) -> Tensor:
 
 def _histogram(colors: Tensor, like: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    for turn in range(TURNS):
+    for turn in range(ROTATIONS):
         axes = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64)).Q
-        axes = torch.eye(3, dtype=torch.float64) if turn == TURNS - 1 else axes  # so that each channel's is exact
+        axes = torch.eye(3, dtype=torch.float64) if turn == ROTATIONS - 1 else axes  # so that each channel's is exact
         turned, order = (axes @ colors).sort(1)
         wanted = (axes @ like).sort(1).values[None]
         values = interpolate(wanted, size=turned.shape[1], mode="linear", align_corners=True)[0]
@@ -91,16 +83,13 @@ RECOLORINGS = {"symmetric": _symmetric, "pca": _pca, "cholesky": _cholesky, "his
 
 def _moments(colors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean color (3, 1), the covariance (3, 3) and its square root."""
-    covariance = torch.cov(colors, correction=0) + FAINTEST * torch.eye(3)
+    covariance = torch.cov(colors, correction=0) + RIDGE * torch.eye(3)
     return colors.mean(1, keepdim=True), covariance, _power(covariance, 0.5)
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix)
     return vectors * values.clamp_min(0) ** exponent @ vectors.T
-
-
-# --------------------------------------------------------------------------------------- luminance apart from color
 
 
 def to_yiq(image: Tensor) -> Tensor:
@@ -150,14 +139,11 @@ def with_colors_of(image: Tensor, like: Tensor, space: str = "yiq") -> Tensor:
 
 def match_luminance(image: Tensor, like: Tensor) -> Tensor:
     """Return a gray image with the mean and the standard deviation of another gray one (Gatys et al. 2017)."""
-    deviation = image.std(correction=0).clamp_min(FAINTEST)
+    deviation = image.std(correction=0).clamp_min(RIDGE)
     return ((image - image.mean()) * (like.std(correction=0) / deviation) + like.mean()).clamp(0, 1)
 
 
-# ---------------------------------------------------------------------------------------- what a painting does about it
-
-
-class Coloring(NamedTuple):
+class ColorMode(NamedTuple):
     """What is done before a painting to both pictures, and what after it; None is nothing."""
 
     content: Callable[[Tensor], Tensor] | None  # (content image)
@@ -165,25 +151,17 @@ class Coloring(NamedTuple):
     after: Callable[[Tensor, Tensor], Tensor] | None  # (painting, content image)
 
 
-def _recolored(method: str) -> Coloring:
-    return Coloring(None, lambda style, content: recolor(style, content, method), None)
-
-
-def _in_gray(space: str) -> Coloring:
-    return Coloring(
-        lambda content: luminance(content, space),
+def _luminance_only(space: str) -> ColorMode:
+    return ColorMode(
+        partial(luminance, space=space),
         lambda style, content: match_luminance(luminance(style, space), luminance(content, space)),
-        lambda painting, content: with_colors_of(painting, content, space),
+        partial(with_colors_of, space=space),
     )
 
 
-def _put_back(space: str) -> Coloring:
-    return Coloring(None, None, lambda painting, content: with_colors_of(painting, content, space))
-
-
 COLORS = {
-    "style": Coloring(None, None, None),
-    **{method: _recolored(method) for method in RECOLORINGS},
-    **{f"luminance_{space}": _in_gray(space) for space in SPACES},
-    **{f"content_{space}": _put_back(space) for space in SPACES},
+    "style": ColorMode(None, None, None),
+    **{method: ColorMode(None, partial(recolor, method=method), None) for method in RECOLORINGS},
+    **{f"luminance_{space}": _luminance_only(space) for space in SPACES},
+    **{f"content_{space}": ColorMode(None, None, partial(with_colors_of, space=space)) for space in SPACES},
 }

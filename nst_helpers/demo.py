@@ -5,7 +5,7 @@ import time
 
 import papermill
 
-from .images import PROJECT
+from .files.reading import PROJECT
 
 
 def main() -> None:

@@ -1,31 +1,26 @@
 """Pictures in and out. Inside the toolkit an image is a (1, 3, H, W) float32 tensor with values in [0, 1]."""
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
 from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from .files.reading import as_array, bands_of, float_bands, read
+from .files.reading import bands_of, float_bands, read, rgba
+from .files.writing import to_pil, written_whole
 from .validate import check_image, warn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of ImageNet's training pictures, by channel, in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
-PROJECT = Path(__file__).parents[1]  # the folder of a clone, where data/ and notebooks/ lie
 MIN_SIDE = 16  # VGG halves a picture four times before conv5_1
 FAINT = 0.05  # opacity up to which a pixel's own color is not to be trusted
 RECIPE = "nst_recipe"  # the key under which a PNG holds it
-
-
-# ---------------------------------------------------------------------------------------------- the network's input
 
 
 def preprocess(image: Tensor) -> Tensor:
@@ -54,9 +49,6 @@ def deprocess(normalized: Tensor) -> Tensor:
 
 def channels(values: tuple[float, float, float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device).view(3, 1, 1)
-
-
-# ------------------------------------------------------------------------------------------------------------ saving
 
 
 def save_image(
@@ -109,39 +101,6 @@ def recipe_from_png(path: str | os.PathLike) -> dict:
     return json.loads(picture.text[RECIPE])
 
 
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a path to write to, in the same folder and with the same suffix, that becomes `path` if all goes well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def to_pil(image: Tensor) -> Image.Image:
-    """Return an image, (1, 3, H, W) or (3, H, W) in [0, 1], as an 8-bit RGB PIL image."""
-    check_image(image)
-    if image.ndim == 4 and image.shape[0] == 1:
-        image = image[0]
-    if image.ndim != 3:
-        raise ValueError(f"one image at a time, (1, 3, H, W) or (3, H, W), not {tuple(image.shape)}")
-    pixels = image.detach().float().clamp(0, 1).mul(255).round().byte()
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
-
-
-# ----------------------------------------------------------------------------------------------------------- loading
-
-
-def find_picture(name: str | os.PathLike) -> str | Path:
-    """Return where a picture is: addresses and paths that exist as given, other paths in the project's folder."""
-    if "://" in str(name) or Path(name).expanduser().exists():
-        return name
-    return PROJECT / name
-
-
 def load_image(source, size: int | None = 512) -> Tensor:
     """Return a picture as a (1, 3, H, W) float32 tensor in [0, 1], RGB.
 
@@ -187,14 +146,8 @@ def load_transparent(source, size: int | None = 512) -> tuple[Tensor, Tensor]:
     where nothing is there at all.
     """
     name, source = read(source)
-    if isinstance(source, Image.Image):
-        array = np.asarray(ImageOps.exif_transpose(source).convert("RGBA"))
-    else:
-        array = as_array(source, name)
-    array = array.astype(np.float32) / (255 if array.dtype == np.uint8 else 1)
-    if array.ndim == 2:
-        array = np.stack([array] * 3, axis=2)
-    alpha = array[:, :, 3:] if array.shape[2] == 4 else np.ones_like(array[:, :, :1])
+    array = rgba(source, name)
+    alpha = array[:, :, 3:]
     if not alpha.any():
         raise ValueError(f"{name}: nothing is there, all is transparent")
     planes = np.concatenate([array[:, :, :3] * alpha, alpha], 2)

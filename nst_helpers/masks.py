@@ -108,13 +108,8 @@ def masks_of(masks: Tensor, layers: Sequence[str], network: VGG) -> dict[str, Te
 def parts_of(masks: Tensor, layers: Sequence[str], network: VGG) -> dict[str, list[Part]]:
     """Return, for each layer, the positions that each mask covers: {layer: R parts}.
 
-    Args:
-        masks: (R, 1, H, W) in [0, 1], of the picture's size. A position of a layer counts as much as the mask covers
-            of the pixels that it stands for.
-        layers: names.
-        network: the `VGG` whose layers they are.
-
-    Raises ValueError for a mask that covers nothing.
+    masks: (R, 1, H, W) in [0, 1], of the picture's size. A position of a layer counts as much as the mask covers of the
+    pixels that it stands for. Raises ValueError for a mask that covers nothing.
     """
     if empty := [str(index) for index, mask in enumerate(masks) if not mask.max() > 0]:
         raise ValueError(f"masks that cover nothing: {', '.join(empty)}")

@@ -2,22 +2,22 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .colors import COLORS
-from .engine import Engine
+from .engine import Engine, loss_features
 from .images import fitted, resize, scaled
 from .losses.content import CONTENT_LOSSES
 from .losses.gatys import total_loss, weighted_sum
 from .losses.style import STYLE_LOSSES, pool_side
-from .losses.total_variation import variation
 from .masks import masks_of, parts_of, resize_mask
+from .presets.variation import variation
 from .settings import Settings
-from .styles import Region, SavedStyle, Style, loss_features, style_statistics
+from .styles import Region, SavedStyle, Style, style_statistics
 from .vgg import VGG
 
 
@@ -103,6 +103,16 @@ class Problem:
                     else:
                         fitted(*style.image.shape[2:], round(size * style.scale), "style_image", network.min_side)
 
+    def check_layers(self, settings: Settings) -> None:
+        """Raise ValueError for layers that the run did not begin with."""
+        known = {"content_weights": self.content_layers, "style_weights": self.style_layers}
+        for name, layers in known.items():
+            if unknown := set(dict(getattr(settings, name))) - set(layers):
+                raise ValueError(
+                    f"{name}: expected layers that the run began with ({', '.join(layers)}), "
+                    f"got {', '.join(sorted(unknown))}"
+                )
+
 
 class Objective:
     """What is minimized at one size.
@@ -140,7 +150,7 @@ class Objective:
             _RegionTargets(share * region.weight, masks, self._targets(region, settings.blend))
             for share, region, masks in zip(shares, problem.regions, layer_masks, strict=True)
         ]
-        maps, _ = loss_features(engine, self._style, self.content_image, problem.content_layers, [])
+        maps, _ = loss_features(engine, self._style.needs, self.content_image, problem.content_layers, [])
         self._content_maps = {layer: maps[layer] for layer in problem.content_layers}
 
     def _resized(self, image: Tensor, size: int) -> Tensor:
@@ -180,7 +190,7 @@ class Objective:
         seen = self.compositing.composite(input_image)
         weights, content_weights = dict(settings.style_weights), dict(settings.content_weights)
         maps, features = loss_features(
-            self.engine, self._style, seen, list(content_weights), list(weights), self._parts
+            self.engine, self._style.needs, seen, list(content_weights), list(weights), self._parts
         )
         content = weighted_sum(
             (weight, self._content_distance(maps[layer], self._content_maps[layer], self._pool(layer)))
@@ -195,6 +205,16 @@ class Objective:
         (gradient,) = torch.autograd.grad(total, input_image)
         losses = torch.stack([total, content, style, total_variation]).tolist()
         return Evaluation(image.detach(), tuple(losses), gradient.contiguous())
+
+    def balance_unit(self, image: Tensor, settings: Settings) -> float:
+        """Return the β/α at which content and style pull equally on an image: the ratio of their gradients' lengths."""
+        content, style = (
+            self.evaluate(image, replace(settings, alpha=alpha, beta=beta, tv_weight=0.0)).gradient.norm().item()
+            for alpha, beta in ((1.0, 0.0), (0.0, 1.0))
+        )
+        if not (content > 0 and style > 0):
+            raise ValueError("balance needs a content and a style with a gradient each: weights above 0")
+        return content / style
 
     def _style_distance(
         self, index: int, region: "_RegionTargets", features: dict[str, Tensor], weights: dict

@@ -8,8 +8,28 @@ from importlib.metadata import version
 from torch import Tensor
 
 from . import __version__
+from .settings import STEERABLE, Settings
 from .styles import Region, SavedStyle, Style
 from .validate import warn
+
+LOSSES = ("total", "content", "style", "total_variation")
+
+
+def recipe_of(settings: Settings, history: Sequence, sources: dict, engine: str, device: str, best_loss: float) -> dict:
+    """Return what a painting was made with, see `StyleTransfer.recipe`; `best_loss` is the painting's total loss."""
+    losses = {name: getattr(history[-1], name) for name in LOSSES} | {"best": best_loss} if history else {}
+    return {
+        "settings": settings.arguments(),
+        "steered": any(
+            getattr(record.settings, name) != getattr(settings, name) for record in history for name in STEERABLE
+        ),
+        "sources": sources,
+        "engine": engine,
+        "device": device,
+        "steps_made": len(history),
+        "losses": losses,
+        "versions": versions(),
+    }
 
 
 def sources_of(content_image: Tensor, regions: Sequence[Region], start_image: Tensor | None) -> dict:

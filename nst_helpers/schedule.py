@@ -74,13 +74,10 @@ def start_image(
 ) -> Tensor:
     """Return the image that a painting begins with, of the content image's shape and on its device.
 
-    Args:
-        start: a name in `STARTS`, or an image (1, 3, H, W) in [0, 1], which is stretched.
-        content_image: (1, 3, H, W), of the first size.
-        styles: for each region, the weights and the pictures of its styles.
-        masks: (R, 1, H, W), where each region is; None for one that is everywhere.
-        noise: how much of the image is white noise, from 0 to 1.
-        seed: of the noise.
+    start: a name in `STARTS`, or an image (1, 3, H, W) in [0, 1], which is stretched.
+    styles: for each region, the weights and the pictures of its styles.
+    masks: (R, 1, H, W), where each region is; None for one that is everywhere.
+    noise: how much of the image is white noise, from 0 to 1.
     """
     shape = content_image.shape
     white = torch.rand(*shape, generator=torch.Generator().manual_seed(seed)).to(content_image)

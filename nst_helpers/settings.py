@@ -1,39 +1,31 @@
 """Settings: all that describes a run but its pictures, as one frozen object of plain data."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
 
 from . import validate
 from .colors import COLORS
-from .engine import PRECISIONS
+from .engine import PRECISIONS, Engine
 from .losses.content import CONTENT_LOSSES
 from .losses.gatys import CONTENT_WEIGHTS, STYLE_WEIGHTS
 from .losses.style import BLENDS, STYLE_LOSSES
-from .losses.total_variation import NAMES as TV_NAMES
 from .optimizers import OPTIMIZERS
-from .schedule import STARTS
+from .presets.variation import NAMES as TV_NAMES
+from .schedule import STARTS, Quality, coarse_to_fine, steps_by_size
+from .vgg import VGG
 
 IMAGE = "image"  # the name of a start that is an image of your own
 Weights = Mapping[str, float] | Iterable[tuple[str, float]]  # {layer: weight}; kept as pairs
 STEERABLE = ("alpha", "beta", "tv_weight", "content_weights", "style_weights", "optimizer", "learning_rate")
 NETWORK = ("pooling", "padding", "inputs")  # of the settings, those that belong to the network
-OTHERS_CALL_IT = {  # what programs and people call our settings
-    **dict.fromkeys(("averaging", "ema", "avg_decay"), "ema_decay"),
-    **dict.fromkeys(("carry", "warm_start"), "keep_optimizer_state"),
-    **dict.fromkeys(("lr", "step_size"), "learning_rate"),
-    **dict.fromkeys(("content_weight", "c_weight"), "alpha"),
-    **dict.fromkeys(("style_weight", "s_weight"), "beta"),
-    **dict.fromkeys(("iterations", "num_iterations", "num_steps", "epochs", "max_iter"), "steps"),
-    **dict.fromkeys(("size", "image_size", "imsize", "max_size"), "sizes"),
-    **dict.fromkeys(("content_layers", "content_layer"), "content_weights"),
-    **dict.fromkeys(("style_layers", "layers"), "style_weights"),
-    **dict.fromkeys(("init", "init_image"), "start"),
-    **dict.fromkeys(("tv_loss", "total_variation"), "tv_weight"),
-    **dict.fromkeys(("dtype", "half"), "precision"),
-    "preset": '**presets["…"].settings(content_image)',
-}
+CHOICES = {
+    "precision": PRECISIONS, "optimizer": OPTIMIZERS, "content_loss": CONTENT_LOSSES, "style_loss": STYLE_LOSSES,
+    "blend": BLENDS, "color": COLORS,
+}  # fmt: skip
+LIMITS = dict.fromkeys(("alpha", "beta", "tv_weight", "learning_rate"), math.inf) | {"noise": 1, "ema_decay": 1}
 
 
 @dataclass(frozen=True)
@@ -106,31 +98,22 @@ class Settings:
     color: str = "style"
 
     def __post_init__(self):
-        def check(name: str, known: Iterable[str]) -> None:
-            validate.one_of(name, getattr(self, name), known)
-
         def put(name: str, value) -> None:
             object.__setattr__(self, name, value)
 
-        check("precision", PRECISIONS)
-        check("optimizer", OPTIMIZERS)
-        check("content_loss", CONTENT_LOSSES)
-        check("style_loss", STYLE_LOSSES)
-        check("blend", BLENDS)
+        for name, known in CHOICES.items():
+            validate.one_of(name, getattr(self, name), known)
         if self.tv not in TV_NAMES:  # of which those for presets alone are not told
-            check("tv", ("l1", "l2"))
-        check("color", COLORS)
+            validate.one_of("tv", self.tv, ("l1", "l2"))
         if self.start is not None:
-            check("start", (*STARTS, IMAGE))
+            validate.one_of("start", self.start, (*STARTS, IMAGE))
         for name in ("sizes", "steps"):
             if not isinstance(getattr(self, name), Integral | None):
                 put(name, tuple(getattr(self, name)))
         if self.learning_rate is None:
             put("learning_rate", OPTIMIZERS[self.optimizer].learning_rate)
-        for name in ("alpha", "beta", "tv_weight", "learning_rate"):
-            put(name, validate.number(name, getattr(self, name)))
-        for name in ("noise", "ema_decay"):
-            put(name, validate.number(name, getattr(self, name), high=1))
+        for name, most in LIMITS.items():
+            put(name, validate.number(name, getattr(self, name), high=most))
         for name in ("content_weights", "style_weights"):
             weights = dict(getattr(self, name))
             if not weights:
@@ -149,26 +132,30 @@ class Settings:
             plain[name] = dict(plain[name])
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
-    def changed(self, **changes) -> "Settings":
-        """Return these settings with some of `STEERABLE` changed; another optimizer brings its own learning rate.
+    def chosen(self, network: VGG, engine: Engine, height: int, width: int, quality: Quality) -> "Settings":
+        """Return these settings with what was chosen where they left the choice ("auto" or None).
 
-        Raises ValueError for other names, and for layers that the run did not begin with.
+        Raises ValueError for sizes and steps that do not fit together.
         """
+        sizes = coarse_to_fine(height, width, network.min_side) if self.sizes is None else self.sizes
+        return replace(
+            self,
+            network=network.name,
+            **{name: getattr(network, name) for name in NETWORK},
+            engine=engine.kind,
+            precision=engine.precision,
+            sizes=sizes,
+            steps=steps_by_size(self.steps, sizes, quality),
+            start=self.start or quality.start,
+        )
+
+    def changed(self, **changes) -> "Settings":
+        """Return these settings with some of `STEERABLE` changed; another optimizer brings its own learning rate."""
         if unknown := set(changes) - set(STEERABLE):
             raise ValueError(f"{', '.join(sorted(unknown))} cannot be changed in a run; {', '.join(STEERABLE)} can")
         if "optimizer" in changes:
             changes = {"learning_rate": None} | changes
         return replace(self, **changes)
-
-
-def check_names(given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise TypeError, with the right name, unless all names given are those of settings."""
-    known = list(known)
-    for name in given:
-        if name not in known:
-            ours = OTHERS_CALL_IT.get(name)
-            hint = f" (do you mean {ours!r}?)" if ours else validate.nearest(name, known)
-            raise TypeError(f"unknown setting {name!r}{hint}")
 
 
 SETTINGS = {  # as parameters of a function, with their defaults
@@ -177,23 +164,21 @@ SETTINGS = {  # as parameters of a function, with their defaults
 }
 
 
-def lists(parameters: Mapping[str, inspect.Parameter]) -> Callable:
-    """Return a decorator that names, in the signature of a function with `**settings`, what these may be."""
-
-    def listing(function: Callable) -> Callable:
-        signature = inspect.signature(function)
-        own = {name: one for name, one in signature.parameters.items() if one.kind != one.VAR_KEYWORD}
-        function.__signature__ = signature.replace(parameters=(dict(own) | {**parameters, **own}).values())
-        return function
-
-    return listing
-
-
 SETTINGS_TEXT = inspect.cleandoc(Settings.__doc__).partition("\n\n")[2].partition("\n\nRaises")[0]
 
 
-def explains_settings(thing):
-    """Put the meaning of every setting into a docstring, where it says {settings}."""
-    text = SETTINGS_TEXT.replace("\n", "\n        ")
-    thing.__doc__ = thing.__doc__.replace("{settings}", text)
-    return thing
+def takes(parameters: Mapping[str, inspect.Parameter]) -> Callable:
+    """Return a decorator for a function or a class that takes `**settings`: what may be given for them.
+
+    Its signature lists `parameters`, and its docstring explains the settings where it says {settings}.
+    """
+
+    def decorated(thing):
+        thing.__doc__ = thing.__doc__.replace("{settings}", SETTINGS_TEXT.replace("\n", "\n        "))
+        function = thing.__init__ if inspect.isclass(thing) else thing
+        signature = inspect.signature(function)
+        own = {name: one for name, one in signature.parameters.items() if one.kind != one.VAR_KEYWORD}
+        function.__signature__ = signature.replace(parameters=(dict(own) | {**parameters, **own}).values())
+        return thing
+
+    return decorated

@@ -1,28 +1,24 @@
 """Which styles go where: one picture, several blended, or one or more for each region."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from . import validate
-from .engine import Engine, Plain
-from .images import fitted, resize, scaled, written_whole
+from .engine import Engine, Plain, loss_features
+from .files.writing import read_tensors, write_tensors
+from .images import fitted, resize, scaled
 from .losses.gatys import STYLE_WEIGHTS
 from .losses.style import STYLE_LOSSES, StyleLoss, pool_side
-from .masks import Part
 from .schedule import coarse_to_fine
 from .vgg import VGG, load_vgg
 
 FORMAT = "nst_helpers style 1"
 PALETTE = 64  # px of the longest side of the picture's miniature, which is kept for its colors
-LARGEST = 60_000.0  # of a float16
 
 
 @dataclass(frozen=True)
@@ -157,26 +153,11 @@ def style_statistics(
     `size` is that of the painting, in pixels: with it, losses of feature maps choose how much they pool.
     """
     with torch.no_grad():
-        _, features = loss_features(engine, style_loss, image, [], layers)
+        _, features = loss_features(engine, style_loss.needs, image, [], layers)
         return {
             layer: style_loss.statistics(features[layer], None, pool_side(size, engine.network.stride(layer)))
             for layer in layers
         }
-
-
-def loss_features(
-    engine: Engine,
-    style_loss: StyleLoss,
-    image: Tensor,
-    content_layers: Sequence[str],
-    style_layers: Sequence[str],
-    parts: dict[str, list[Part]] | None = None,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return {layer: feature maps} for the content loss, and {layer: what the style loss needs}."""
-    if style_loss.needs == "maps":
-        maps, _ = engine(image, list(dict.fromkeys([*content_layers, *style_layers])), [])
-        return maps, maps
-    return engine(image, content_layers, style_layers, style_loss.needs == "means", parts)
 
 
 def save_style(
@@ -215,42 +196,21 @@ def save_style(
         palette = resize(image, *scaled(height, width, PALETTE))
         style = SavedStyle(statistics, palette, network.kind, style_loss)
     if path is not None:
-        _write(style, path)
+        saved = {
+            f"{size}/{layer}": values for size, layers in style.statistics.items() for layer, values in layers.items()
+        }
+        palette = (style.palette * 255).round().byte()
+        write_tensors(
+            path, FORMAT, saved | {"palette": palette}, {"network": style.network, "style_loss": style.style_loss}
+        )
     return style
-
-
-def _write(style: SavedStyle, path: str | Path) -> None:
-    path = Path(path).expanduser()
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: the name must end in .safetensors")
-    tensors, scales = {"palette": (style.palette * 255).round().byte()}, {}
-    for size, saved in style.statistics.items():
-        for layer, values in saved.items():
-            key = f"{size}/{layer}"
-            values = values.detach().float().cpu()
-            scales[key] = max(values.abs().max().item() / LARGEST, 1e-30)
-            tensors[key] = (values / scales[key]).half().contiguous()
-    about = {"network": style.network, "style_loss": style.style_loss, "scales": scales}
-    with written_whole(path) as unfinished:
-        save_file(tensors, unfinished, metadata={"format": FORMAT, "about": json.dumps(about)})
 
 
 def load_style(path: str | Path) -> SavedStyle:
     """Return a style that `save_style` wrote; raises FileNotFoundError, or ValueError for another kind of file."""
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            if about.get("format") != FORMAT:
-                raise ValueError(f"{path}: not a style that save_style wrote")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path}: truncated or damaged ({error})") from error
-    about, statistics = json.loads(about["about"]), {}
-    palette = tensors.pop("palette").float() / 255
+    tensors, about = read_tensors(path, FORMAT)
+    palette, statistics = tensors.pop("palette").float() / 255, {}
     for key, values in tensors.items():
         size, layer = key.split("/")
-        statistics.setdefault(int(size), {})[layer] = values.float() * about["scales"][key]
-    return SavedStyle(statistics, palette, about["network"], about["style_loss"])
+        statistics.setdefault(int(size), {})[layer] = values
+    return SavedStyle(statistics, palette, **about)

@@ -5,86 +5,38 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from . import validate
-from .engine import Engine, pick_engine
-from .files.progress import progress_bar
+from .engine import pick_engine
+from .files.progress import device_name, progress_bar
 from .images import resize
-from .objective import Compositing, Evaluation, Objective, Problem
-from .optimizers import LBFGS, OPTIMIZERS, Adam
-from .provenance import check_sources, sources_of, versions
-from .schedule import QUALITIES, coarse_to_fine, start_image, steps_by_size
-from .settings import IMAGE, NETWORK, SETTINGS, STEERABLE, Settings, check_names, explains_settings, lists
+from .objective import Evaluation, Objective, Problem
+from .optimizers import OPTIMIZERS
+from .provenance import check_sources, recipe_of, sources_of
+from .schedule import QUALITIES, start_image
+from .settings import IMAGE, NETWORK, SETTINGS, STEERABLE, Settings, takes
+from .state import Record, State
 from .styles import Region, Style, as_regions
-from .vgg import VGG, load_vgg
+from .vgg import load_vgg
 
 JUMP = 2.0  # a loss above so many times the best one is a blow-up
 
 
-@dataclass(frozen=True)
-class Record:
-    """One step: the settings read at its start, and the losses of the image that it started from.
+def _setting(name: str) -> property:
+    """Return an attribute for one of `settings.STEERABLE`: read from the run's settings, and steered when set."""
 
-    `total` = α·`content` + β·`style` + tv_weight·`total_variation`. `rolled_back` says that the loss was not finite or
-    had more than doubled, so that the step went back to the best image, whose losses stand here.
-    """
-
-    step: int  # which one of the run, counted from 1
-    size: int  # the longest side in pixels
-    size_step: int  # which one at this size, counted from 1
-    settings: Settings
-    total: float
-    content: float
-    style: float
-    total_variation: float
-    rolled_back: bool
-    _image: Tensor | None = field(repr=False, compare=False)
-    _compositing: Compositing | None = field(repr=False, compare=False)
-
-    @property
-    def image(self) -> Tensor | None:
-        """A copy of the image, (1, 3, H, W) on the CPU; None in `StyleTransfer.history`, which keeps numbers alone."""
-        return None if self._image is None else self._compositing.display(self._image).to("cpu", copy=True)
-
-
-@dataclass
-class State:
-    """All that changes from step to step; with `Settings` and the pictures, all that a run is."""
-
-    image: Tensor  # the input image: the next to be evaluated
-    optimizer: LBFGS | Adam
-    level: int = 0  # index into sizes
-    step: int = 0  # steps made,
-    size_step: int = 0  # and steps made at this size
-    settings: Settings | None = None  # of the last step
-    best: Evaluation | None = None  # under these settings
-    setbacks: int = 0  # each halves the step; an improvement takes one back
-    average: Tensor | float = 0.0  # of this size's images: Σ share · image, and
-    average_share: float = 0.0  # Σ share
-    history: list[Record] = field(default_factory=list)
-
-
-class _Setting:
-    """An attribute for one of `settings.STEERABLE`: reads it from the run's settings, and replaces these when set."""
-
-    def __set_name__(self, owner, name):
-        self.name = name
-
-    def __get__(self, run, owner=None):
-        if run is None:
-            return self
-        value = getattr(run.settings, self.name)
+    def read(run: "StyleTransfer"):
+        value = getattr(run.settings, name)
         return dict(value) if isinstance(value, tuple) else value
 
-    def __set__(self, run, value):
-        run.steer(**{self.name: value})
+    return property(read, lambda run, value: run.steer(**{name: value}))
 
 
-@explains_settings
+@takes(SETTINGS)
 class StyleTransfer:
     """A style transfer that is stepped through: `for record in run: …`, or `run.step()` until `run.done`.
 
@@ -113,18 +65,13 @@ class StyleTransfer:
         WeightsError: the network's weights cannot be had.
     """
 
-    alpha, beta, tv_weight, content_weights, style_weights = (_Setting() for _ in range(5))
-    optimizer, learning_rate = _Setting(), _Setting()
+    alpha, beta, tv_weight, content_weights, style_weights, optimizer, learning_rate = map(_setting, STEERABLE)
 
-    @lists(SETTINGS)
     def __init__(
         self,
         content_image: Tensor,
         style_image: Tensor | Style | Region | Sequence[Tensor | Style | Region],
         *,
-        network: str | VGG = "auto",
-        engine: str | Engine = "auto",
-        start: str | Tensor | None = None,
         quality: str = "good",
         balance: float | None = None,
         recipe: Mapping | None = None,
@@ -134,51 +81,41 @@ class StyleTransfer:
         self.content_image, self.regions = validate.picture("content_image", content_image), as_regions(style_image)
         if balance is not None and "beta" in settings:
             raise ValueError("expected beta or balance, got both: balance chooses beta")
-        if recipe is not None:
-            saved = recipe["settings"]
-            settings = {
-                name: value for name, value in saved.items() if name not in ("network", "engine", "start")
-            } | settings
-            network = saved.get("network", network) if network == "auto" else network
-            engine = saved.get("engine", engine) if engine == "auto" else engine
-            start = saved.get("start") if start is None else start
-        self.start_image = validate.picture("start", start) if isinstance(start, Tensor) else None
-        if self.start_image is None and start == IMAGE:
+        settings = (recipe["settings"] if recipe else {}) | settings
+        validate.check_names(settings, inspect.signature(transfer).parameters)
+        # Where a VGG, an Engine or an image is given in place of a name
+        objects = {
+            name: settings.pop(name)
+            for name in ("network", "engine", "start")
+            if not isinstance(settings.get(name), str | None)
+        }
+        given = Settings(**settings)
+        self.start_image = validate.picture("start", objects["start"]) if "start" in objects else None
+        if self.start_image is not None:
+            given = replace(given, start=IMAGE)
+        elif given.start == IMAGE:
             raise ValueError(f'start="{IMAGE}" stands for an image of your own: give that image, (1, 3, H, W)')
-        check_names(settings, [*inspect.signature(transfer).parameters])
-        given = Settings(start=start if self.start_image is None else IMAGE, **settings)
-        validate.one_of("quality", quality, QUALITIES)
-        if isinstance(network, VGG):
-            own = {name: getattr(network, name) for name in NETWORK}
-            for name in NETWORK:
-                if settings.get(name, own[name]) != own[name]:
-                    raise ValueError(
-                        f"{name}: expected {own[name]!r}, which the network was made with, got {settings[name]!r}"
-                    )
+        network = objects.get("network", given.network)
         self.network = load_vgg(network, given.pooling, device, padding=given.padding, inputs=given.inputs)
-        self.engine = pick_engine(self.network, engine, given.precision) if isinstance(engine, str) else engine
-        if self.engine.network is not self.network:
-            raise ValueError("expected an engine of the run's own network, got one of another")
-        sizes = coarse_to_fine(*content_image.shape[2:], self.network.min_side) if given.sizes is None else given.sizes
-        self._settings = replace(
-            given,
-            network=self.network.name,
-            **{name: getattr(self.network, name) for name in NETWORK},
-            engine=self.engine.kind,
-            precision=self.engine.precision,
-            sizes=sizes,
-            steps=steps_by_size(given.steps, sizes, QUALITIES[quality]),
-            start=QUALITIES[quality].start if given.start is None else given.start,
-        )
+        for name in NETWORK:
+            if name in settings and settings[name] != getattr(self.network, name):
+                raise ValueError(
+                    f"{name}: expected {getattr(self.network, name)!r}, which the network was made with, "
+                    f"got {settings[name]!r}"
+                )
+        self.engine = objects.get("engine") or pick_engine(self.network, given.engine, given.precision)
+        if getattr(self.engine, "network", None) is not self.network:
+            raise ValueError("engine: expected a name, or an Engine of the run's own network")
+        quality = QUALITIES[validate.one_of("quality", quality, QUALITIES)]
+        self._settings = given.chosen(self.network, self.engine, *content_image.shape[2:], quality)
         self._steering, self._unit = threading.Lock(), None
         self.problem = Problem.of(self.content_image, self.regions, self._settings, self.network)
-        self.problem.check(sizes, self.network, given.style_loss)
+        self.problem.check(self._settings.sizes, self.network, given.style_loss)
         if recipe is not None:
             check_sources(recipe, self.sources)
         self._objective = self._objective_at(0, 0)
-        self.state = State(
-            self._start_image(self._settings.start, given.noise, self._objective), OPTIMIZERS[given.optimizer]()
-        )
+        image = self._start_image(self._settings.start, given.noise, self._objective)
+        self.state = State(image, OPTIMIZERS[given.optimizer]())
         if balance is not None:
             self.balance = balance
 
@@ -191,26 +128,13 @@ class StyleTransfer:
 
     @settings.setter
     def settings(self, settings: Settings) -> None:
-        changes = {
-            field.name: getattr(settings, field.name)
-            for field in fields(Settings)
-            if getattr(settings, field.name) != getattr(self._settings, field.name)
-        }
-        self.steer(**changes)
+        self.steer(**{name: value for name, value in vars(settings).items() if value != getattr(self._settings, name)})
 
     def steer(self, **changes) -> None:
         """Change some of `settings.STEERABLE`, from any thread: all of them, or none where one raises ValueError."""
         with self._steering:
             settings = self._settings.changed(**changes)
-            for name, layers in (
-                ("content_weights", self.problem.content_layers),
-                ("style_weights", self.problem.style_layers),
-            ):
-                if unknown := set(dict(getattr(settings, name))) - set(layers):
-                    raise ValueError(
-                        f"{name}: expected layers that the run began with ({', '.join(layers)}), "
-                        f"got {', '.join(sorted(unknown))}"
-                    )
+            self.problem.check_layers(settings)
             self._settings = settings
 
     @property
@@ -221,15 +145,8 @@ class StyleTransfer:
         """
         if self._unit is None:
             objective = self._objective if self.state.level == 0 else self._objective_at(0, 0)
-            white = self._start_image("noise", 0.0, objective)
-            content, style = (
-                objective.evaluate(white, replace(self.settings, alpha=alpha, beta=beta, tv_weight=0.0)).gradient.norm()
-                for alpha, beta in ((1.0, 0.0), (0.0, 1.0))
-            )
+            self._unit = objective.balance_unit(self._start_image("noise", 0.0, objective), self.settings)
             self.engine.low_precision = self._is_low(self.state.size_step)
-            if not (content > 0 and style > 0):
-                raise ValueError("balance needs a content and a style with a gradient each: weights above 0")
-            self._unit = content.item() / style.item()
         return self._unit
 
     @property
@@ -265,7 +182,7 @@ class StyleTransfer:
     @property
     def average(self) -> Tensor:
         """A copy of the moving average of this size's images; the latest image where `ema_decay` is 0."""
-        return self._displayed(self._average())
+        return self._displayed(self.state.averaged)
 
     @property
     def best_loss(self) -> float:
@@ -289,23 +206,7 @@ class StyleTransfer:
         `settings` are arguments of `transfer`, as they are now; `steered` says that some were others before. Sources
         are given by the SHA-256 of their pixels in 8 bits, so that a picture is recognized in any file format.
         """
-        history = self.state.history
-        steered = any(
-            getattr(record.settings, name) != getattr(self.settings, name) for record in history for name in STEERABLE
-        )
-        losses = ("total", "content", "style", "total_variation")
-        return {
-            "settings": self.settings.arguments(),
-            "steered": steered,
-            "sources": self.sources,
-            "engine": self.engine.name,
-            "device": str(self.device),
-            "steps_made": len(history),
-            "losses": {name: getattr(history[-1], name) for name in losses} | {"best": self.best_loss}
-            if history
-            else {},
-            "versions": versions(),
-        }
+        return recipe_of(self.settings, self.history, self.sources, self.engine.name, str(self.device), self.best_loss)
 
     def evaluate(self, image: Tensor, settings: Settings) -> Evaluation:
         """Return the losses and the gradient of an image of the present size, and change nothing."""
@@ -317,6 +218,13 @@ class StyleTransfer:
         if image.shape != self.state.image.shape:
             raise ValueError(f"expected an image of {tuple(self.state.image.shape)}, got {tuple(image.shape)}")
         return self.evaluate(image, self.settings).losses[0]
+
+    def __str__(self) -> str:
+        steps = zip(self.settings.steps, self.settings.sizes, strict=True)
+        return (
+            f"Painting on {device_name(self.device)}, engine: {self.engine.name}, with {self.network.note}. "
+            f"Steps: {', '.join(f'{steps} at {size} px' for steps, size in steps)}."
+        )
 
     # Stepping
 
@@ -355,12 +263,10 @@ class StyleTransfer:
         optimizer, before = OPTIMIZERS[settings.optimizer], state.settings
         same_loss = before is not None and before.loss_weights == settings.loss_weights
         if not same_loss or state.size_step == 0:
-            kept = (
-                state.optimizer.resized(*state.image.shape[2:]) if settings.keep_optimizer_state and same_loss else None
-            )
             state.best, state.setbacks = None, 0
-            state.optimizer = kept if isinstance(kept, optimizer) else optimizer()
-        elif not isinstance(state.optimizer, optimizer):
+            kept = settings.keep_optimizer_state and same_loss
+            state.optimizer = state.optimizer.resized(*state.image.shape[2:]) if kept else optimizer()
+        if not isinstance(state.optimizer, optimizer):
             state.optimizer = optimizer()
         state.settings = settings
         switched = self._is_low(state.size_step) != self.engine.low_precision
@@ -384,23 +290,13 @@ class StyleTransfer:
         return state.best, True
 
     def _end_step(self, now: Evaluation, settings: Settings, rolled_back: bool) -> Record:
-        state, decay = self.state, settings.ema_decay
-        if decay:
-            state.average = decay * state.average + (1 - decay) * state.image
-            state.average_share = decay * state.average_share + (1 - decay)
+        state = self.state
+        if settings.ema_decay:
+            state.add_to_average(settings.ema_decay)
         state.step += 1
         state.size_step += 1
-        size = settings.sizes[state.level]
-        record = Record(
-            state.step,
-            size,
-            state.size_step,
-            settings,
-            *now.losses,
-            rolled_back,
-            now.image,
-            self._objective.compositing,
-        )
+        place = state.step, settings.sizes[state.level], state.size_step
+        record = Record(*place, settings, *now.losses, rolled_back, now.image, self._objective.compositing)
         state.history.append(replace(record, _image=None, _compositing=None))
         return record
 
@@ -408,7 +304,7 @@ class StyleTransfer:
         state = self.state
         finest = state.image if state.best is None else state.best.image
         if self.settings.ema_decay:
-            finest = self._average()
+            finest = self.state.averaged
         self._objective = self._objective_at(state.level + 1, 0)
         image = resize(finest, *self._objective.content_image.shape[2:])
         self.state = replace(state, image=image, level=state.level + 1, size_step=0, average=0.0, average_share=0.0)
@@ -424,10 +320,6 @@ class StyleTransfer:
         styles = [[(style.weight, style.picture) for style in region.styles] for region in self.problem.regions]
         start = self.start_image if start == IMAGE else start
         return start_image(start, objective.content_image, styles, objective.masks, noise, self.settings.seed)
-
-    def _average(self) -> Tensor:
-        state = self.state
-        return state.average / state.average_share if state.average_share else state.image
 
     def _displayed(self, image: Tensor) -> Tensor:
         return self._objective.compositing.display(image).to("cpu", copy=True)
@@ -450,8 +342,7 @@ class Result:
     recipe: dict = field(repr=False)  # settings, sources, versions and losses, see `StyleTransfer.recipe`
 
 
-@explains_settings
-@lists(inspect.signature(StyleTransfer).parameters)
+@takes(inspect.signature(StyleTransfer).parameters)
 def transfer(
     content_image: Tensor,
     style_image: Tensor | Style | Region | Sequence[Tensor | Style | Region],
@@ -480,7 +371,7 @@ def transfer(
     began = time.perf_counter()
     run = StyleTransfer(content_image, style_image, **settings)
     if progress is not False:
-        print(_plan(run), flush=True)
+        print(run, flush=True)
     interrupted = False
     with progress_bar(progress, total=sum(run.settings.steps), unit="step") as bar:
         try:
@@ -488,12 +379,12 @@ def transfer(
                 bar.update()
                 bar.set_postfix_str(f"{record.size} px, loss {record.total:.3g}", refresh=False)
                 if report_every and record.step % report_every == 0:
-                    bar.write(_report(record))
+                    bar.write(str(record))
         except KeyboardInterrupt:
             interrupted = True
     image, loss = run.best, run.best_loss
     if run.settings.ema_decay:
-        image, loss = run.average, run.evaluate(run._average(), run.settings).losses[0]
+        image, loss = run.average, run.evaluate(run.state.averaged, run.settings).losses[0]
     return Result(
         image=image,
         loss=loss,
@@ -507,21 +398,3 @@ def transfer(
         interrupted=interrupted,
         recipe=run.recipe,
     )
-
-
-def _plan(run: StyleTransfer) -> str:
-    sizes = zip(run.settings.sizes, run.settings.steps, strict=True)
-    steps = ", ".join(f"{steps} at {size} px" for size, steps in sizes)
-    where = _device_name(run.device)
-    return f"Painting on {where}, engine: {run.engine.name}, with {run.network.note}. Steps: {steps}."
-
-
-def _report(record: Record) -> str:
-    parts = f"total {record.total:.4g}, content {record.content:.4g}, style {record.style:.4g}"
-    return f"step {record.step} ({record.size} px): {parts}"
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"the CPU ({torch.get_num_threads()} threads)" if device.type == "cpu" else "Apple's GPU (MPS)"

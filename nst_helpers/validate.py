@@ -10,6 +10,21 @@ from pathlib import Path
 from torch import Tensor
 
 _OVERSHOOT = 0.1  # how far outside [0, 1] a value may lie before it is called a mistake
+OTHERS_CALL_IT = {  # what programs and people call our settings
+    **dict.fromkeys(("averaging", "ema", "avg_decay"), "ema_decay"),
+    **dict.fromkeys(("carry", "warm_start"), "keep_optimizer_state"),
+    **dict.fromkeys(("lr", "step_size"), "learning_rate"),
+    **dict.fromkeys(("content_weight", "c_weight"), "alpha"),
+    **dict.fromkeys(("style_weight", "s_weight"), "beta"),
+    **dict.fromkeys(("iterations", "num_iterations", "num_steps", "epochs", "max_iter"), "steps"),
+    **dict.fromkeys(("size", "image_size", "imsize", "max_size"), "sizes"),
+    **dict.fromkeys(("content_layers", "content_layer"), "content_weights"),
+    **dict.fromkeys(("style_layers", "layers"), "style_weights"),
+    **dict.fromkeys(("init", "init_image"), "start"),
+    **dict.fromkeys(("tv_loss", "total_variation"), "tv_weight"),
+    **dict.fromkeys(("dtype", "half"), "precision"),
+    "preset": '**presets["…"].settings(content_image)',
+}
 
 
 def number(name: str, value, low: float = 0.0, high: float = math.inf) -> float:
@@ -33,6 +48,16 @@ def nearest(value, known: Iterable) -> str:
     """Return a question for the names that look most like a value; nothing if none does."""
     near = get_close_matches(str(value), map(str, known), cutoff=0.5)
     return f" (do you mean {' or '.join(map(repr, near))}?)" if near else ""
+
+
+def check_names(given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise TypeError, with the right name, unless all names given are those of settings."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            ours = OTHERS_CALL_IT.get(name)
+            hint = f" (do you mean {ours!r}?)" if ours else nearest(name, known)
+            raise TypeError(f"unknown setting {name!r}{hint}")
 
 
 def picture(name: str, image) -> Tensor:

@@ -26,15 +26,10 @@ class Stage(NamedTuple):
 
 
 class L2Pool2d(nn.Module):
-    """`l2_pool2d` as a layer."""
+    """The root of the mean square of each 2 × 2 window: (B, C, H, W) → (B, C, H/2, W/2), rounded down."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return l2_pool2d(x)
-
-
-def l2_pool2d(x: Tensor) -> Tensor:
-    """Return the root of the mean square of each 2 × 2 window: (B, C, H, W) → (B, C, H/2, W/2), rounded down."""
-    return (avg_pool2d(x.square(), 2) + 1e-6).sqrt()  # a root has no gradient at 0, and a wild one close by
+        return (avg_pool2d(x.square(), 2) + 1e-6).sqrt()  # a root has no gradient at 0, and a wild one close by
 
 
 POOLINGS = {"max": lambda: nn.MaxPool2d(2), "average": lambda: nn.AvgPool2d(2), "l2": L2Pool2d}
@@ -55,8 +50,7 @@ class VGG(nn.Sequential):
     conv4_2 is a layer's value before its ReLU, relu4_2 after it. No layer works in place, so a stored feature map
     stays what it was. Weights are left as torch initializes them: `load_vgg` returns the pretrained network.
 
-    What depends on the architecture is asked of the network (`stages`, `stride`, `channels`, `block`, `min_side`);
-    nothing outside this module reads it off the letters of a layer's name.
+    `stages`, `stride`, `channels`, `block` and `min_side` tell its geometry; no other module reads layers' names.
     """
 
     def __init__(self, name: str, pooling: str = "max", padding: str = "zeros", inputs: str = "standardized"):

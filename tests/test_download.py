@@ -60,7 +60,7 @@ def test_a_picture_from_an_address(server):
     ],
 )
 def test_refusals_name_address_and_reason(server, monkeypatch, path, error, reason):
-    monkeypatch.setattr(download, "SILENCE", 0.5)
+    monkeypatch.setattr(download, "TIMEOUT_S", 0.5)
     monkeypatch.setattr(reading, "MAX_BYTES", 1_000_000)
     with pytest.raises(error) as caught:
         nst.load_image(server + path)
@@ -75,5 +75,5 @@ def test_nobody_listens():
 
 
 def test_the_limits_that_users_are_told():
-    assert download.SILENCE == 15
+    assert download.TIMEOUT_S == 15
     assert reading.MAX_BYTES == 50_000_000

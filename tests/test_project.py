@@ -1,5 +1,6 @@
 """What a newcomer relies on beside the code: README, requirements, pictures, packaging."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -100,7 +101,7 @@ class TestDependencies:
             in_notebooks = path.stem == "demo" or path.parent.name == "widgets"
             declared = PROJECT["dependencies"] + (for_notebooks if in_notebooks else [])
             for module in re.findall(r"^\s*(?:import|from) (\w+)", path.read_text("utf-8"), flags=re.M):
-                if module not in {*sys.stdlib_module_names, "nst_helpers"}:  # story.py writes code
+                if module not in {*sys.stdlib_module_names, "nst_helpers"}:  # history.py writes code
                     name = known.get(module, module)
                     assert any(line.startswith(f"{name}>=") for line in declared), (path.name, name)
 
@@ -113,6 +114,61 @@ class TestDependencies:
         script = "import nst_helpers; print(nst_helpers.__file__)"
         done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
         assert done.stdout.startswith(str(tmp_path))
+
+
+class TestHouse:
+    """The budget of the house, and that no import runs back up: CONTRIBUTING will show how to keep it."""
+
+    PACKAGE = ROOT / "nst_helpers"
+    MACHINERY = ("engine", "widgets", "files", "presets", "validate.py", "demo.py")
+    FLOORS = (  # the course from the ground up: a chapter imports from those before it
+        "validate", "files", "images", "vgg", "losses", "presets", "masks", "engine", "colors", "optimizers",
+        "schedule", "styles", "settings", "provenance", "objective", "state", "transfer", "plots", "widgets", "demo",
+    )  # fmt: skip
+
+    def modules(self):
+        return {path.relative_to(self.PACKAGE): path.read_text("utf-8") for path in self.PACKAGE.rglob("*.py")}
+
+    def lines(self, text):
+        return len(text.splitlines())
+
+    def test_the_course_stays_small(self):
+        course = {path: text for path, text in self.modules().items() if path.parts[0] not in self.MACHINERY}
+        sizes = {str(path): self.lines(text) for path, text in course.items()}
+        assert sum(sizes.values()) <= 2600
+        for name, size in sizes.items():
+            assert size <= (400 if name == "transfer.py" else 260), (name, size)
+
+    def test_the_folder_fits_on_a_screen(self):
+        entries = [path for path in self.PACKAGE.iterdir() if path.name != "__pycache__"]
+        assert len(entries) <= 22, sorted(path.name for path in entries)
+
+    def test_no_import_runs_back_up(self):
+        for path, text in self.modules().items():
+            if str(path) == "__init__.py":
+                continue
+            room = path.parts[0].removesuffix(".py")
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.ImportFrom) and node.level == len(path.parts):
+                    for name in [node.module] if node.module else [alias.name for alias in node.names]:
+                        other = name.split(".")[0]
+                        if other not in (room, "__version__"):
+                            assert self.FLOORS.index(other) < self.FLOORS.index(room), f"{path} imports {other}"
+
+    def test_the_docstring_is_a_map(self):
+        for room in self.FLOORS:
+            assert re.search(rf"\b{room}\b", nst.__doc__), room
+
+    def test_layer_names_are_read_by_the_network_alone(self):
+        """Geometry is asked of the network: then another VGG-like one costs one module."""
+        for path, text in self.modules().items():
+            if str(path) != "vgg.py":
+                assert not re.search(r"layer\[\d|\[4\]\)|startswith\(\"(conv|relu|pool)|conv1_1\.", text), path
+
+
+def test_there_is_one_version():
+    assert re.search(r"^version: (\S+)", (ROOT / "CITATION.cff").read_text("utf-8"), flags=re.M)[1] == nst.__version__
+    assert "version" in PROJECT["dynamic"]
 
 
 def test_no_large_file_is_tracked():

@@ -358,7 +358,7 @@ class TestWhatARunIs:
         run = make_run(engine=engine)
         assert run.engine is engine
         assert list(run) == list(make_run(engine="direct", precision="float32"))
-        with pytest.raises(ValueError, match="an engine of the run's own network"):
+        with pytest.raises(ValueError, match="Engine of the run's own network"):
             make_run(engine=pick_engine(nst.VGG("vgg16"), "plain"))
 
 

@@ -113,7 +113,7 @@ class TestTorchvision:
         assert f"put it at {path}" in str(caught.value)
 
     def test_unknown_network(self):
-        with pytest.raises(ValueError, match="auto, vgg16 or vgg19, not 'resnet'"):
+        with pytest.raises(ValueError, match="network is one of auto, vgg16, vgg19, not 'resnet'"):
             nst.load_vgg("resnet")
 
     def test_an_altered_cached_file_is_noticed_and_kept(self, put_checkpoint, nothing_reachable):

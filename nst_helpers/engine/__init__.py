@@ -58,6 +58,21 @@ class Engine(Protocol):
         """
 
 
+def loss_features(
+    engine: Engine,
+    needs: str,
+    image: Tensor,
+    content_layers: Sequence[str],
+    style_layers: Sequence[str],
+    parts: Mapping[str, Sequence[Part]] | None = None,
+) -> tuple[Maps, Maps]:
+    """Return {layer: feature maps} for the content loss, and {layer: what a style loss needs}, see `StyleLoss`."""
+    if needs == "maps":
+        maps, _ = engine(image, list(dict.fromkeys([*content_layers, *style_layers])), [])
+        return maps, maps
+    return engine(image, content_layers, style_layers, needs == "means", parts)
+
+
 def pick_engine(network: VGG, engine: str = "auto", precision: str = "auto") -> Engine:
     """Return the engine that evaluates a network. The choice depends on the hardware alone, not on how busy it is.
 

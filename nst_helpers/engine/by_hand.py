@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, max_unpool2d, pad
 
 from ..masks import Part
-from ..vgg import VGG, Stage, l2_pool2d
+from ..vgg import VGG, Stage
 from .plain import Maps, augmented
 
 # What an activation mask does: see `kernels`, which has these numbers too, since its compiled code is cached by file.
@@ -135,7 +135,7 @@ class ByHand:
                     x = avg_pool2d(x, 2)
                     trace.mode = AVERAGE if both else RELU
                 elif pooled:
-                    x = trace.output = l2_pool2d(x)
+                    x = trace.output = getattr(self.network, stage.pool)(x)
             if pooled:
                 take(stage.pool, x)
         return maps, grams, tape

@@ -1,1 +1,1 @@
-"""Bytes in: pictures read from any source, and pretrained weights, fetched and verified."""
+"""Bytes in and out: pictures read from any source, pretrained weights fetched and verified, files written whole."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import requests
 
-SILENCE = 15  # seconds without a byte after which a request is given up
+TIMEOUT_S = 15  # seconds without a byte after which a request is given up
 _USER_AGENT = "nst-helpers (a neural style transfer course)"  # some museums' servers refuse the library's own
 
 
@@ -22,7 +22,7 @@ def stream(url: str, limit: int | None = None) -> Iterator[bytes]:
     """
     received = 0
     try:
-        with requests.get(url, stream=True, timeout=SILENCE, headers={"User-Agent": _USER_AGENT}) as response:
+        with requests.get(url, stream=True, timeout=TIMEOUT_S, headers={"User-Agent": _USER_AGENT}) as response:
             response.raise_for_status()
             for chunk in response.iter_content(1 << 16):
                 received += len(chunk)
@@ -33,5 +33,5 @@ def stream(url: str, limit: int | None = None) -> Iterator[bytes]:
         raise ConnectionError(f"{url}: the server answers {error.response.status_code}") from error
     except requests.RequestException as error:
         if isinstance(error, requests.Timeout) or "timed out" in str(error):
-            raise TimeoutError(f"{url}: no answer within {SILENCE} s") from error
+            raise TimeoutError(f"{url}: no answer within {TIMEOUT_S} s") from error
         raise ConnectionError(f"{url}: cannot be reached ({type(error).__name__})") from error

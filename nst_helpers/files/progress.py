@@ -1,7 +1,8 @@
-"""A progress bar for terminals and notebooks that leaves nothing behind."""
+"""What is shown while something runs: a progress bar that leaves nothing behind, and the name of the device."""
 
 import sys
 
+import torch
 from tqdm import tqdm
 
 
@@ -18,3 +19,10 @@ def progress_bar(show=None, **options):
         ipython = sys.modules.get("IPython")
         show = sys.stdout.isatty() or (ipython is not None and hasattr(ipython.get_ipython(), "kernel"))
     return tqdm(file=sys.stdout, leave=False, disable=not show, **options)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a device as people know it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"the CPU ({torch.get_num_threads()} threads)" if device.type == "cpu" else "Apple's GPU (MPS)"

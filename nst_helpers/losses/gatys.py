@@ -61,17 +61,8 @@ def style_loss(
     The mean is over B·C·C. With G and A divided by H·W this is Gatys et al. 2016, equations 4 and 5, exactly:
     E_l = Σ (G − A)² / (4 N_l² M_l²) with undivided G and A. Raises KeyError where a layer lacks features or a Gram.
     """
-    return gram_loss(
-        style_weights, {layer: gram_matrix(target_features[layer]) for layer in style_weights}, style_grams
-    )
-
-
-def gram_loss(
-    style_weights: Mapping[str, float], target_grams: Mapping[str, Tensor], style_grams: Mapping[str, Tensor]
-) -> Tensor:
-    """Return the `style_loss` of Gram matrices that are there already, {layer: (B, C, C)}."""
     return sum(
-        weight * gram_distance(target_grams[layer], style_grams[layer], layer)
+        weight * gram_distance(gram_matrix(target_features[layer]), style_grams[layer], layer)
         for layer, weight in style_weights.items()
     )
 

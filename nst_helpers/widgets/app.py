@@ -15,7 +15,7 @@ from tornado.routing import Matcher, Rule
 from tornado.web import ErrorHandler
 from voila.app import Voila
 
-from ..images import PROJECT
+from ..files.reading import PROJECT
 
 CODE = "from nst_helpers.widgets import Playground\n\nplayground = Playground(app=True)\nplayground"
 SERVER = [

@@ -8,7 +8,8 @@ from html import escape
 import ipywidgets as W
 from torch import Tensor
 
-from ..images import PROJECT, to_pil
+from ..files.reading import PROJECT
+from ..files.writing import to_pil
 from .controls import CONTROLS, Control, Model, balance_of, beta_of
 
 SIZES = (128, 192, 256, 384, 512, 768, 1024)

@@ -23,8 +23,10 @@ from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..images import PROJECT, find_picture, load_image, resize, save_image
-from ..plots import save_animation, show_grid
+from ..files.reading import PROJECT, find_picture
+from ..files.writing import save_animation
+from ..images import load_image, resize, save_image
+from ..plots import show_grid
 from ..schedule import coarse_to_fine
 from ..vgg import VGG
 from .chart import loss_chart

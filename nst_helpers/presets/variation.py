@@ -1,0 +1,50 @@
+"""Total variation as settings name it: "l1" and "l2", and as published programs measure it, for presets alone."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..losses.total_variation import total_variation_loss
+from ..vgg import VGG
+
+
+def _differences(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return differences to the right and to the lower neighbor, where both are there."""
+    return image.diff(dim=3)[:, :, :-1], image.diff(dim=2)[:, :, :, :-1]
+
+
+def _l2_inside(image: Tensor) -> Tensor:
+    across, down = _differences(image)
+    return across.square().sum() + down.square().sum()
+
+
+def _keras(image: Tensor) -> Tensor:
+    across, down = _differences(image)
+    return ((across.square() + down.square() + 1e-30) ** 1.25).sum()  # a power has no gradient of its own at 0
+
+
+def _with_diagonals(image: Tensor) -> Tensor:
+    wide = pad(image, (0, 1, 0, 1), mode="replicate")
+    here, right, below, across = wide[..., :-1, :-1], wide[..., :-1, 1:], wide[..., 1:, :-1], wide[..., 1:, 1:]
+    straight = (right - here).square().mean() / 3 + (below - here).square().mean() / 3
+    return 2 * (straight + (across - here).square().mean() / 12 + (below - right).square().mean() / 12)
+
+
+FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "l1": total_variation_loss,
+    "l2": lambda image: total_variation_loss(image, 2),
+    "l1_sum": lambda image: image.diff(dim=3).abs().sum() + image.diff(dim=2).abs().sum(),
+    "l2_inside": _l2_inside,  # a sum, without the last row and column
+    "keras": _keras,  # Σ (across² + down²)^1.25
+    "with_diagonals": _with_diagonals,  # squares to the right, below and across, 1/3, 1/3 and 1/12, doubled
+}
+OF_INPUT = "_of_input"  # at the end of a name: of the image as the network is fed it
+NAMES = [*FORMS, *(f"{name}{OF_INPUT}" for name in FORMS)]
+
+
+def variation(name: str, image: Tensor, network: VGG) -> Tensor:
+    """Return the total variation that one of `NAMES` means, a scalar."""
+    if name.endswith(OF_INPUT):
+        return FORMS[name.removesuffix(OF_INPUT)](network.normalize(image))
+    return FORMS[name](image)
