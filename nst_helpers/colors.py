@@ -1,4 +1,11 @@
-"""Colors: those of one picture given to another, and luminance apart from color."""
+"""Colors: those of one picture given to another, and luminance apart from color.
+
+What the setting `color` may be:
+    "style": the painting has the style's colors.
+    "symmetric", "pca", "cholesky", "histogram": the content's, since the style image is recolored first, see `recolor`.
+    "luminance_yiq", "luminance_oklab": the content's, since both are painted in gray, and its colors put back.
+    "content_yiq", "content_oklab": the content's, put back on a painting made in color.
+"""
 
 from collections.abc import Callable
 from functools import partial

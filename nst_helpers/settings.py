@@ -47,7 +47,7 @@ class Settings:
         stretched to the content's shape.
     noise: how much of the start is white noise, from 0 to 1.
     seed: of the noise. A run is repeatable bit by bit on a CPU with the same number of threads.
-    optimizer: "lbfgs" or "adam".
+    optimizer: {optimizer}.
     learning_rate: what the optimizer's step is multiplied by; default 1 for L-BFGS, 0.02 for Adam.
     ema_decay: above 0, `average` is the exponential moving average of this size's images with this decay; it is what
         `transfer` returns, and what the next size starts from. Meant for Adam, with 0.9 to 0.99: as a rule a little
@@ -56,17 +56,11 @@ class Settings:
     alpha, beta, tv_weight: weights of the content, style and total variation losses.
     content_weights, style_weights: {layer: weight}; layers are named before ("conv4_2") or after ("relu4_2") their
         ReLU.
-    content_loss: "features" or "self_similarity".
-    style_loss: "gram", "mean_std", "wasserstein", "sliced_wasserstein" or "nearest".
-    blend: what is averaged over blended styles, with their weights: "statistics" (Gram matrices: one target between
-        the styles), or "losses" (each style pulls). Where the loss is a square both have the same gradient, since
-        Σ w (G − A)² = (G − Σ w A)² + a constant: of all style losses but "wasserstein" and "nearest".
-    tv: how total variation is measured: "l1" or "l2", for `total_variation_loss` with that power; presets have forms
-        of their own.
-    color: what becomes of the colors. "style": they are the style's. "symmetric", "pca", "cholesky", "histogram": the
-        content's, since the style image is recolored first, see `recolor`. "luminance_yiq", "luminance_oklab": the
-        content's, since both are painted in gray, and its colors put back. "content_yiq", "content_oklab": the same,
-        put back on a painting made in color.
+    content_loss: {content_loss}; see `losses.content`.
+    style_loss: {style_loss}; see `losses.style`.
+    blend: what is averaged over blended styles: "statistics" (one target between them), or "losses" (each style pulls).
+    tv: "l1" or "l2": `total_variation_loss` with power 1 or 2; presets have other forms.
+    color: whose colors the painting has, and by which method: {color}; see `colors`.
 
     Raises ValueError for unknown names and for numbers out of range, and TypeError for unknown settings.
     """
@@ -164,6 +158,8 @@ SETTINGS = {  # as parameters of a function, with their defaults
 }
 
 
+for name, known in CHOICES.items():  # so that whoever adds a style loss, say, need not list it here
+    Settings.__doc__ = Settings.__doc__.replace(f"{{{name}}}", ", ".join(f'"{choice}"' for choice in known))
 SETTINGS_TEXT = inspect.cleandoc(Settings.__doc__).partition("\n\n")[2].partition("\n\nRaises")[0]
 
 

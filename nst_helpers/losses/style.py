@@ -191,4 +191,4 @@ STYLE_LOSSES: dict[str, StyleLoss] = {
     "nearest": Nearest(),
 }
 
-BLENDS = ("statistics", "losses")
+BLENDS = ("statistics", "losses")  # the same gradient for a square: Σ w (G − A)² = (G − Σ w A)² + a constant
