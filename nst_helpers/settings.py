@@ -157,7 +157,6 @@ SETTINGS = {  # as parameters of a function, with their defaults
     for field in fields(Settings)
 }
 
-
 for name, known in CHOICES.items():  # so that whoever adds a style loss, say, need not list it here
     Settings.__doc__ = Settings.__doc__.replace(f"{{{name}}}", ", ".join(f'"{choice}"' for choice in known))
 SETTINGS_TEXT = inspect.cleandoc(Settings.__doc__).partition("\n\n")[2].partition("\n\nRaises")[0]
