@@ -465,31 +465,22 @@ class TestChoice:
         with pytest.raises(ValueError, match="numba"):
             pick_engine(vgg16, "winograd")
 
-    def test_elsewhere_the_first_that_is_right(self, vgg16, monkeypatch):
-        """On a GPU, an engine whose gradient is wrong or that fails is passed over; the order is fixed."""
+    def test_a_trial_finds_what_is_wrong(self, vgg16, monkeypatch):
+        """On a GPU, "auto" takes the first engine that passes: not one that fails, or whose gradient is wrong."""
 
         class Wrong(engine.Plain):
-            name = kind = "wrong"
-
             def __call__(self, *arguments):
                 maps, grams = super().__call__(*arguments)
                 return {layer: -(values.flip(3) ** 3) for layer, values in maps.items()}, grams
 
         class Broken(engine.Plain):
-            name = kind = "broken"
-
             def __call__(self, *arguments):
                 raise RuntimeError("no memory")
 
-        class Right(engine.Plain):
-            name = kind = "right"
-
         monkeypatch.setattr(engine, "_verdicts", {})
-        verdicts = [engine._is_right(kind(vgg16)) for kind in (Broken, Right)]
-        assert verdicts == [False, True]
-        wrong = Wrong(vgg16)
-        wrong.name = "wrong"
-        assert not engine._is_right(wrong)
+        assert not engine._is_right(Broken(vgg16, " broken"))
+        assert not engine._is_right(Wrong(vgg16, " wrong"))
+        assert engine._is_right(engine.Plain(vgg16))
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
     def test_cuda(self, picture):
