@@ -289,7 +289,7 @@ def _translated(answer):
 
 
 @exercise("7.3", "what differs from layer to layer: the layers' weights, what Gram matrices are divided by")
-def _another_recipe(answer):
+def _another_preset(answer):
     jc, settings = nst.presets["jc"], answer()
     _, factors = dataclasses.replace(jc, **settings).coefficients(nst.VGG("vgg16"), 256, 256)
     _, before = jc.coefficients(nst.VGG("vgg16"), 256, 256)

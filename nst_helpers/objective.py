@@ -120,7 +120,7 @@ class Objective:
     Args:
         problem: the pictures.
         settings: which losses; their weights are read at each `evaluate`.
-        engine: from `pick_engine`.
+        engine: from `engine.pick_engine`.
         size: the longest side in pixels.
     """
 

@@ -34,9 +34,9 @@ class Settings:
 
     network: "auto", "vgg16" or "vgg19"; or a `VGG` from `load_vgg`.
     pooling, padding, inputs: of the network, see `VGG`.
-    engine: how losses and gradients are computed: "auto" for the fastest, "plain" for autograd, see `pick_engine`; or
-        an `Engine`. `run.engine.name` tells.
-    precision: of the gradients: "auto", "float32", "bfloat16" or "float16", see `pick_engine`.
+    engine: how losses and gradients are computed: "auto" for the fastest, "plain" for autograd, see
+        `engine.pick_engine`; or an `Engine`. `run.engine.name` tells.
+    precision: of the gradients: "auto", "float32", "bfloat16" or "float16", see `engine.pick_engine`.
     sizes: longest sides in pixels, ascending, painted one after the other; default `coarse_to_fine` of the content
         image. At each of them the style image's longest side is the same, times its `Style`'s scale. A picture that is
         smaller is enlarged, with a warning.

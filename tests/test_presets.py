@@ -1,4 +1,4 @@
-"""Each published recipe against its own formula, written here once more, naively and in float64."""
+"""Each preset against its own formula, written here once more, naively and in float64."""
 
 import pytest
 import torch
@@ -299,7 +299,7 @@ class TestConvert:
 def test_nonsense(small):
     with pytest.raises(KeyError, match=r"unknown preset 'pystich' \(do you mean 'pystiche'"):
         presets["pystich"]
-    with pytest.raises(ValueError, match='the recipe feeds its network with inputs="255"'):
+    with pytest.raises(ValueError, match='the preset feeds its network with inputs="255"'):
         presets["gordic"].settings(torch.rand(1, 3, 40, 48), small())
     with pytest.raises(TypeError):
         presets["mine"] = presets["jc"]

@@ -13,7 +13,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What computes: to be met by an assertion somewhere in the course.
 NUMERICAL = {
     "content_loss",
-    "convert",
+    "convert_weights",
     "deprocess",
     "feathered",
     "find_regions",
@@ -31,8 +31,8 @@ NUMERICAL = {
     "StyleTransfer",
 }
 OTHER = {  # names, figures and choices; what they return is looked at, or used
-    "CONTENT_LAYER",
     "Region",
+    "Settings",
     "STYLE_WEIGHTS",
     "Style",
     "VGG",
@@ -42,11 +42,10 @@ OTHER = {  # names, figures and choices; what they return is looked at, or used
     "load_style",
     "load_transparent",
     "load_vgg",
-    "pick_engine",
     "presets",
     "save_animation",
     "save_style",
-    "settings_from_png",
+    "recipe_from_png",
     "show_grid",
     "show_images",
     "show_losses",

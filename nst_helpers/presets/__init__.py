@@ -27,18 +27,18 @@ def convert_weights(
     height: int = 512,
     width: int = 512,
 ) -> tuple[float, float]:
-    """Return the α and β of one recipe in the terms of another.
+    """Return the α and β of one preset in the terms of another.
 
     Args:
-        preset, to: names in `presets`, or recipes of your own; "nst" is the toolkit.
-        alpha, beta: to be converted; default the recipe's own.
-        height, width: of the picture in pixels, on which recipes that take sums depend.
+        preset, to: names in `presets`, or presets of your own; "nst" is the toolkit.
+        alpha, beta: to be converted; default the preset's own.
+        height, width: of the picture in pixels, on which presets that take sums depend.
 
     Exact where the two differ by the same factor in every layer. Where they do not (other layers, other weights,
-    other powers of C), the factors' sums over the layers are what is kept equal. Where a recipe was made for other
+    other powers of C), the factors' sums over the layers are what is kept equal. Where a preset was made for other
     weights than torchvision's, the formulas are converted, and not what those networks make of a picture.
 
-    Raises ValueError for unknown names, and for recipes with another style loss.
+    Raises ValueError for unknown names, and for presets with another style loss.
     """
     preset, to = (given if isinstance(given, Preset) else presets[given] for given in (preset, to))
     if preset.style_loss != to.style_loss:
@@ -46,7 +46,7 @@ def convert_weights(
     with torch.device("meta"):
         network = VGG("vgg19")
     (content, style), (to_content, to_style) = (
-        [sum(part.values()) for part in recipe.coefficients(network, height, width)] for recipe in (preset, to)
+        [sum(part.values()) for part in one.coefficients(network, height, width)] for one in (preset, to)
     )
     alpha = preset.alpha if alpha is None else alpha
     beta = preset.beta if beta is None else beta

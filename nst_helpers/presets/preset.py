@@ -1,4 +1,4 @@
-"""How a published recipe is written down, and what its weights mean in the toolkit's terms."""
+"""Preset: published parameters as they were published, and what they mean in the toolkit's terms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from ..vgg import VGG, load_vgg
 
 @dataclass(frozen=True)
 class Preset:
-    """A published recipe: α·content + β·style + tv_weight·total variation, in its own terms.
+    """Published parameters: α·content + β·style + tv_weight·total variation, in its own terms.
 
     content: {layer: weight}; of each, `content_reduction` ("mean" or "sum") of (F − P)².
     style: {layer: weight}; of each, `style_reduction` of (G − A)², times C to the `channel_power`. `gram` says what
@@ -23,7 +23,7 @@ class Preset:
     stages: (rule, evaluations) for each size. Rules: "longest 512", "shortest 512" and "height 400" say a side in px;
         "area 512" has 512² px and enlarges nothing; "as is" leaves the size.
     start, noise: as `StyleTransfer` has them.
-    notes: what is known of the recipe, and where the toolkit does otherwise.
+    notes: what is known of the preset, and where the toolkit does otherwise.
     """
 
     source: str
@@ -53,7 +53,7 @@ class Preset:
         """Return what the content and the style loss of each layer are multiplied by, in the toolkit's terms.
 
         {layer: a} and {layer: b} of α·Σ a·mean((F − P)²) + β·Σ b·mean((G − A)²)/4, G and A divided by H·W, for a
-        picture of height × width px. They depend on that where the recipe takes sums, or the picture's size.
+        picture of height × width px. They depend on that where the preset takes sums, or the picture's size.
         """
         content = {}
         for layer, weight in self.content.items():
@@ -70,19 +70,19 @@ class Preset:
         return content, style
 
     def settings(self, content_image: Tensor, network: str | VGG = "auto", size: int | None = None) -> dict:
-        """Return the arguments of `StyleTransfer` and `transfer` that paint by this recipe.
+        """Return the arguments of `StyleTransfer` and `transfer` that paint by this preset.
 
         Args:
             content_image: (1, 3, H, W).
             network: as `load_vgg` takes it, or a network. A layer that it lacks is replaced by the block's last.
-            size: the longest side in pixels, in place of the recipe's rule.
+            size: the longest side in pixels, in place of the preset's rule.
 
-        `alpha` and `beta` are the recipe's own. SGD is replaced by Adam, and every step is the toolkit's.
+        `alpha` and `beta` are the preset's own. SGD is replaced by Adam, and every step is the toolkit's.
         """
         if not isinstance(network, VGG):
             network = load_vgg(network, inputs=self.inputs)
         elif network.inputs != self.inputs:
-            raise ValueError(f'the recipe feeds its network with inputs="{self.inputs}": load_vgg(…, inputs=…)')
+            raise ValueError(f'the preset feeds its network with inputs="{self.inputs}": load_vgg(…, inputs=…)')
         height, width = content_image.shape[2:]
         sizes = {_size(rule, height, width): steps for rule, steps in self.stages}  # of equal ones, the last
         if size is not None:
@@ -107,7 +107,7 @@ class Preset:
         }
 
     def on(self, network: VGG) -> "Preset":
-        """Return the recipe with layers that the network has: for those that it lacks, the last of the block."""
+        """Return the preset with layers that the network has: for those that it lacks, the last of the block."""
 
         def there(weights: Mapping[str, float]) -> dict[str, float]:
             return {network.closest(layer): weight for layer, weight in weights.items()}

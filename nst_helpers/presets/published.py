@@ -10,7 +10,7 @@ CONTENT = {"relu4_2": 1.0}
 _CAFFE = "made for Caffe's weights, fed from 0 to 255 less the mean: there the same α and β mean something else"
 _KERAS = "made for Keras' weights, fed from 0 to 255 less the mean: there the same α and β mean something else"
 _MATCONVNET = _CAFFE.replace("Caffe's", "MatConvNet's")
-_UNSAID = "the recipe does not say what Gram matrices are divided by: here by C·H·W"
+_UNSAID = "the preset does not say what Gram matrices are divided by: here by C·H·W"
 _FIRST_FIVE = dict.fromkeys(("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1"), 1.0)
 _CLASSIC = Preset(
     "a course recipe",
