@@ -365,7 +365,7 @@ def _twins(answer):
         assert mask.shape == (1, 1, 32, 32), f"a mask has the shape {tuple(mask.shape)}"
         assert 0 <= mask.min() <= mask.max() <= 1, "a mask's values lie outside [0, 1]"
     assert not torch.equal(*masks), "they are the same mask"
-    seen = [nst.masks.masks_of(mask.float(), ["pool2"])["pool2"] for mask in masks]
+    seen = [nst.masks.masks_of(mask.float(), ["pool2"], nst.VGG("vgg16"))["pool2"] for mask in masks]
     _close(seen[0], seen[1], "what pool2 sees of the second", 1e-6)
 
 

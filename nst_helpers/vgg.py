@@ -77,7 +77,7 @@ class VGG(nn.Sequential):
 
     def _apply(self, fn, recurse: bool = True):
         super()._apply(fn, recurse)
-        self._keep_constants()  # exact in every format: 0.485 in float32 is not 0.485 in float64
+        self._keep_constants()  # exact in every format, where a conversion would round twice
         return self
 
     @property

@@ -38,7 +38,7 @@ with playground.panel.model._lock:
     print(json.dumps({
         "state": playground.painter.state,
         "step": playground.steps_made,
-        "marks": [[mark.step, mark.text] for mark in playground.painter.story.marks],
+        "annotations": [[note.step, note.text] for note in playground.painter.history.annotations],
         "values": model.values,
         "unit": model.unit,
         "run": {name: getattr(run, name) for name in names} | dict(run.style_weights),
@@ -111,7 +111,7 @@ class Hand:
         assert len(self.marks_since(before["step"], 0)) == expected, f"marks: {marks}"
 
     def marks_since(self, step, least):
-        marks = [mark for mark in self.report()["marks"] if mark[0] > step and "px" not in mark[1]]
+        marks = [mark for mark in self.report()["annotations"] if mark[0] > step and "px" not in mark[1]]
         return marks if len(marks) >= least else None
 
     def drag(self, start, distance, rate, waits, before, key):

@@ -31,7 +31,7 @@ def watch(painter):
     def stepped():
         changed()
         if painter.run is not None and painter.run.state.settings is not None:
-            log["stepped"].append((time.time(), painter.story.steps, painter.run.state.settings.beta))
+            log["stepped"].append((time.time(), painter.history.steps, painter.run.state.settings.beta))
     painter.steer, painter.changed = steered, stepped
 watch(playground.painter)
 def cpu():  # seconds of all threads, and of those that do not paint: they draw, and talk to the page
@@ -235,7 +235,7 @@ BARE = """
 import nst_helpers as nst
 playground.pause(); playground.painter.wait()
 run = nst.StyleTransfer(*playground._images.values(), network=playground.painter.network, sizes=(256,), steps={last})
-while run.state.iteration < {first}: run.step()  # the first steps at a size are rougher, and faster
+while run.state.step < {first}: run.step()  # the first steps at a size are rougher, and faster
 began = time.process_time()
 for record in run: pass
 print((time.process_time() - began) / ({last} - {first}))

@@ -19,6 +19,7 @@ from jupyter_client.manager import start_new_kernel
 from traitlets import TraitError
 
 import nst_helpers as nst
+from nst_helpers.losses.style import STYLE_LOSSES
 from nst_helpers.optimizers import OPTIMIZERS
 from nst_helpers.widgets import Playground, controls
 from nst_helpers.widgets import painter as painters
@@ -46,42 +47,42 @@ class TestPainter:
         assert painter.state == "idle"
         painter.paint((32, 64), (2, 3), "content")
         painter.wait(60)
-        assert (painter.state, painter.story.steps, painter.run.done) == ("done", 5, True)
+        assert (painter.state, painter.history.steps, painter.run.done) == ("done", 5, True)
         assert painter.seconds_a_step > 0
 
     def test_steering_acts_from_the_next_step(self, painter):
         painter.paint((64,), 500, "content")
-        while painter.story.steps < 3:
+        while painter.history.steps < 3:
             time.sleep(0.01)
         painter.steer(beta=77.0)
         assert painter.run.beta == 77
-        steps = painter.story.steps
-        while painter.story.steps < steps + 2:
+        steps = painter.history.steps
+        while painter.history.steps < steps + 2:
             time.sleep(0.01)
         painter.pause()
         painter.wait(60)
-        assert painter.story.acts[0].changes[-1][1] == {"beta": 77.0}
+        assert painter.history.segments[0].changes[-1][1] == {"beta": 77.0}
         painter.step()
         painter.wait(60)
         assert painter.run.state.settings.beta == 77
 
     def test_a_gesture_is_one_mark(self, painter):
         painter.paint((64,), 500, "content")
-        while painter.story.steps < 3:
+        while painter.history.steps < 3:
             time.sleep(0.01)
         for gesture in ({"beta": 20.0}, {"alpha": 3.0}, {"beta": 50.0}):
-            (name, value), steps = *gesture.items(), painter.story.steps
+            (name, value), steps = *gesture.items(), painter.history.steps
             for part in (0.6, 0.7, 1):
                 painter.steer(**{name: value * part})
-                while painter.story.steps < steps + 2:
+                while painter.history.steps < steps + 2:
                     time.sleep(0.01)
-                steps = painter.story.steps
+                steps = painter.history.steps
         time.sleep(painters.GESTURE + 0.1)
         painter.steer(beta=70.0)
-        while painter.story.steps < steps + 40 and len(painter.story.marks) < 5:
+        while painter.history.steps < steps + 40 and len(painter.history.annotations) < 5:
             time.sleep(0.01)
-        assert [mark.text for mark in painter.story.marks] == ["64 px", "β 20", "α 3", "β 50", "β 70"]
-        changes = [change for _, change in painter.story.acts[0].changes]
+        assert [note.text for note in painter.history.annotations] == ["64 px", "β 20", "α 3", "β 50", "β 70"]
+        changes = [change for _, change in painter.history.segments[0].changes]
         assert changes[1:] == [
             *({"beta": value} for value in (12.0, 14.0, 20.0)),
             *({"alpha": value} for value in (3 * 0.6, 3 * 0.7, 3.0)),
@@ -103,35 +104,35 @@ class TestPainter:
         painter.wait(60)
         painter.steer(beta=20.0)
         painter.wait(60)
-        assert painter.story.steps == 2 + painters.MORE
+        assert painter.history.steps == 2 + painters.EXTRA_STEPS
 
     @pytest.mark.parametrize("controls", [{"beta": -1}, {"optimizer": "sgd"}, {"size": 3}])
     def test_nonsense_changes_nothing(self, painter, controls):
         painter.paint((64,), 1, "content")
         painter.wait(60)
-        with pytest.raises(ValueError, match=r"finite number|one of|cannot be steered"):
+        with pytest.raises(ValueError, match=r"finite number|one of|cannot be changed"):
             painter.steer(**controls)
-        with pytest.raises(ValueError, match=r"finite number|one of|cannot be steered"):
+        with pytest.raises(ValueError, match=r"finite number|one of|cannot be changed"):
             painter.steer(alpha=5.0, **controls)
         assert painter.run.alpha == 1
         assert painter.settings == {}
-        assert painter.story.steps == 1
+        assert painter.history.steps == 1
 
     def test_pause_step_resume_stop(self, painter):
         painter.paint((64,), 30, "content")
         painter.pause()
         painter.wait(60)
-        steps = painter.story.steps
+        steps = painter.history.steps
         time.sleep(0.3)
-        assert (painter.state, painter.story.steps) == ("paused", steps)
+        assert (painter.state, painter.history.steps) == ("paused", steps)
         painter.step()
         painter.wait(60)
-        assert (painter.state, painter.story.steps) == ("paused", steps + 1)
+        assert (painter.state, painter.history.steps) == ("paused", steps + 1)
         painter.resume()
         painter.stop()
         painter.wait(60)
         assert painter.state == "stopped"
-        assert painter.story.steps < 30
+        assert painter.history.steps < 30
         painter.resume()  # a painting that was stopped has ended
         painter.wait(60)
         assert painter.state == "stopped"
@@ -144,39 +145,39 @@ class TestPainter:
         painter.start((32,), 3, "noise")
         painter.wait(60)
         assert painter.run is run
-        assert painter.story.steps == 10
+        assert painter.history.steps == 10
         painter.start((32,), 3, "noise")
         painter.wait(60)
-        assert painter.story.steps == 3
+        assert painter.history.steps == 3
 
     def test_back(self, painter):
         painter.paint((32, 64), (4, 4), "content")
         painter.wait(60)
-        snapshot = painter.story.snapshots[2]
+        snapshot = painter.history.snapshots[2]
         painter.back(snapshot, 10)
         painter.wait(60)
-        assert (painter.state, painter.story.latest, painter.story.steps) == ("paused", snapshot, 3)
+        assert (painter.state, painter.history.latest, painter.history.steps) == ("paused", snapshot, 3)
         painter.step()
         painter.wait(60)
-        assert (painter.story.latest.size, painter.story.steps) == (32, 4)
+        assert (painter.history.latest.size, painter.history.steps) == (32, 4)
 
     def test_other_size_and_start_on_the_way(self, painter):
         painter.paint((32,), 3, "content")
         painter.wait(60)
         painter.paint_on(64, 4)
         painter.wait(60)
-        assert (painter.story.latest.size, painter.story.steps) == (64, 7)
+        assert (painter.history.latest.size, painter.history.steps) == (64, 7)
         painter.paint_on(None, 1, "noise")
         painter.wait(60)
-        assert (painter.story.latest.size, painter.story.steps) == (64, 8)
+        assert (painter.history.latest.size, painter.history.steps) == (64, 8)
         noise = nst.StyleTransfer(
             painter.content_image, painter.style_image, network=painter.network, sizes=(64,), start="noise"
         )
-        assert torch.equal(painter.story.latest.image, noise.image)
+        assert torch.equal(painter.history.latest.image, noise.image)
 
     def test_errors_are_kept_and_raised(self, painter):
         painter.paint((64,), 3, "nowhere")
-        with pytest.raises(ValueError, match="start, where it is no image, is one of content"):
+        with pytest.raises(ValueError, match="start is one of content"):
             painter.wait(60)
         assert painter.state == "failed"
         assert "Traceback" in painter.failure
@@ -278,7 +279,7 @@ class TestPlayground:
         expected = value * default if control.name == "learning_rate" else value
         assert control.part(getattr(run, control.name)) == expected
         assert control.part(playground.painter.settings[control.name]) == expected
-        assert playground.painter.story.marks[-1].text == control.text(expected)
+        assert playground.painter.history.annotations[-1].text == control.text(expected)
         names = {"content_image": images[0], "style_image": images[1]}
         exec(playground.show_code(), names)
         assert control.part(getattr(names["run"], control.name)) == expected
@@ -343,14 +344,14 @@ class TestPlayground:
     def test_render_and_size_and_start(self, playground):
         playground.render()
         settled(playground)
-        assert playground.painter.run.sizes == (64,)
+        assert playground.painter.run.settings.sizes == (64,)
         playground.panel.size.value = 128
         settled(playground)
         assert playground.shown.size == 128
         assert "style_image: enlarged from 64×64 to 128×128 px" in playground.panel.trouble.value
         playground.panel.start_choice.value = "content"
         settled(playground)
-        assert playground.painter.story.acts[-1].start == "content"
+        assert playground.painter.history.segments[-1].start == "content"
 
     def test_timeline_and_back(self, playground):
         settled(playground)
@@ -419,6 +420,15 @@ class TestPlayground:
             assert playground._images["content"] is before
             assert playground.steps_made == widgets.SKETCH_STEPS
 
+    def test_an_uploaded_program_is_not_run(self, playground, picture):
+        """Pillow would run the PostScript of an EPS."""
+        settled(playground)
+        file = io.BytesIO()
+        nst.to_pil(picture(32, 64)).save(file, "EPS")
+        playground._later(playground._upload, "content", ({"name": "a.jpg", "content": file.getvalue()},))
+        settled(playground)
+        assert "a.jpg: not an image" in playground.panel.trouble.value
+
     def test_bad_uploads_are_named(self, playground):
         settled(playground)
         playground._later(playground._upload, "content", ({"name": "notes.txt", "content": b"no picture"},))
@@ -452,7 +462,7 @@ class TestPlayground:
         assert len(set(paths)) == 4
         assert all(path.resolve().parent == tmp_path / "outputs" for path in paths)
         assert (nst.load_image(paths[0], None) - playground.shown.image).abs().max() <= 0.5 / 255 + 1e-6
-        recipe = nst.settings_from_png(paths[0])
+        recipe = nst.recipe_from_png(paths[0])
         assert (recipe["code"], recipe["step"]) == (playground.show_code(), widgets.SKETCH_STEPS)
         assert recipe["settings"]["beta"] == 10
 
@@ -464,17 +474,40 @@ class TestPlayground:
         exec(playground.show_code(), names)
         assert torch.equal(names["image"], playground.shown.image)
 
-    def test_kinds_of_color_and_loss(self, playground, images, vgg16):
+    def test_unknown_choices_close_nothing(self, playground, images, vgg16):
         with pytest.raises(ValueError, match=r"color is one of style, .+'luminance_yiq'"):
             Playground(*images, network=vgg16, color="luminance_yik")
         assert playground.painter.state != "closed"
-        kinds = {"color": "luminance_yiq", "content_loss": "self_similarity", "style_loss": "mean_std"}
-        other = settled(Playground(*images, network=vgg16, **kinds))
-        assert dataclasses.asdict(other.painter.run.problem.kinds).items() > kinds.items()
+
+    @pytest.mark.parametrize(
+        ("pooling", "choices"),
+        [
+            ("max", {"color": "luminance_yiq", "content_loss": "self_similarity", "style_loss": "mean_std"}),
+            ("average", {"color": "histogram", "style_loss": "wasserstein"}),
+            ("l2", {"color": "content_oklab", "style_loss": "nearest"}),
+        ],
+    )
+    def test_code_has_every_choice(self, images, pooling, choices):
+        playground = settled(Playground(*images, network=nst.load_vgg("vgg16", pooling), **choices))
+        assert dataclasses.asdict(playground.painter.run.settings).items() > choices.items()
         names = {"content_image": images[0], "style_image": images[1]}
-        exec(other.show_code(), names)
-        assert torch.equal(names["image"], other.shown.image)
-        other.close()
+        exec(playground.show_code(), names)
+        assert names["run"].settings == playground.painter.run.settings
+        assert torch.equal(names["image"], playground.shown.image)
+        playground.close()
+
+    @pytest.mark.parametrize("style_loss", STYLE_LOSSES)
+    def test_how_stylized_is_the_balance(self, images, vgg16, style_loss):
+        """The same number as in the API, for any loss."""
+        playground = settled(Playground(*images, network=vgg16, style_loss=style_loss))
+        playground._refresh()
+        slider = playground.panel.stylized
+        run = nst.StyleTransfer(*images, network=vgg16, style_loss=style_loss, sizes=(64,), balance=0.5)
+        playground.panel.controls["beta"].value = run.beta
+        assert slider.value == 0.5
+        slider.value = 0.3
+        assert playground.painter.run.balance == pytest.approx(0.3, abs=1e-3)
+        playground.close()
 
     def test_errors_are_shown(self, playground):
         settled(playground)
@@ -548,7 +581,7 @@ class TestPlayground:
         playground.close()
 
     def test_an_app_pauses_while_nobody_looks(self, images, vgg16, monkeypatch):
-        monkeypatch.setattr(widgets, "SILENCE", 1)
+        monkeypatch.setattr(widgets, "PAGE_TIMEOUT_S", 1)
         playground = Playground(*images, network=vgg16, app=True, size=64, steps=2000)
         settled(playground)
         playground.start()

@@ -21,7 +21,7 @@ CODE = "from nst_helpers.widgets import Playground\n\nplayground = Playground(ap
 SERVER = [
     "--Voila.ip=127.0.0.1",
     "--MappingKernelManager.cull_idle_timeout=25",  # seconds that a visitor's kernel outlives its page, at rest;
-    "--MappingKernelManager.cull_interval=5",  # `widgets.SILENCE` after the page has gone, the playground is
+    "--MappingKernelManager.cull_interval=5",  # `playground.PAGE_TIMEOUT_S` after the page has gone, the playground is
 ]
 MESSAGE_BYTES = 100 * 2**20  # of an upload, at most; larger ones close the page's connection before they are refused
 

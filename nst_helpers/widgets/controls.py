@@ -74,7 +74,6 @@ CONTROLS = (
         for layer, weight in STYLE_WEIGHTS.items()
     ),
 )
-STEERED = tuple(dict.fromkeys(control.name for control in CONTROLS))  # the optimizer before its learning rate
 
 
 def settings_of(values: Mapping[str, float | str]) -> dict:

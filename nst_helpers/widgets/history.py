@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..settings import Settings
+from ..settings import STEERABLE, Settings
 from ..transfer import Record, StyleTransfer
-from .controls import CONTROLS, STEERED
+from .controls import CONTROLS
 
 SNAPSHOTS, SNAPSHOT_BYTES = 60, 100_000_000  # at most; beyond, every second one goes
 LOSS_POINTS = 600  # of the loss curves at most; beyond, every second one goes
@@ -79,7 +79,7 @@ class History:
         return self.latest.step if self.latest else 0
 
     def begin(self, run: StyleTransfer, start: str | None) -> None:
-        """Begin an segment with a run that has made no step yet."""
+        """Begin a segment with a run that has made no step yet."""
         self.segments.append(Segment(self.steps, run.settings, start))
 
     def add(self, run: StyleTransfer, record: Record, gesture: int | None = None) -> None:
@@ -109,7 +109,7 @@ class History:
             annotated = step
         if texts or events:
             self.annotations.append(Annotation(annotated, ", ".join([*texts.values(), *events])))
-            self._gesture = gesture, texts
+            self._gesture = None if events else gesture, texts  # what is said of a new size is not merged
         weighted = record.settings.alpha * record.content, record.settings.beta * record.style
         self.latest = Snapshot(step, record.size, record.total, record.image)
         if step % self._losses_every == 0 or record.size_step == 1:
@@ -157,7 +157,7 @@ class History:
         fixed = {  # the same in all segments
             name: value
             for name, value in settings.items()
-            if name not in (*STEERED, "sizes", "steps", "start") and value != defaults[name]
+            if name not in (*STEERABLE, "sizes", "steps", "start") and value != defaults[name]
         }
         return _CODE.format(content=content, style=style, segments=lines, settings=fixed)
 
@@ -193,9 +193,8 @@ def _until(segments: list[Segment], step: int) -> list[Segment]:
 
 
 def _settings(record: Record) -> dict:
-    return {name: getattr(record.settings, name) for name in STEERED} | {
-        "style_weights": dict(record.settings.style_weights)
-    }
+    arguments = record.settings.arguments()
+    return {name: arguments[name] for name in STEERABLE}
 
 
 def _texts(then: dict, changes: dict) -> dict[str, str]:

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from ..settings import Settings
+from ..settings import STEERABLE, Settings
 from ..transfer import StyleTransfer
 from ..vgg import VGG, load_vgg
-from .controls import STEERED
 from .history import History, Snapshot
 
 EXTRA_STEPS = 30  # steps added when something is changed after the last
@@ -29,7 +28,7 @@ class Painter:
         network: "auto", "vgg16", "vgg19" or a `VGG`.
         changed: called after each step and each change of `state`.
         threaded: False leaves it to the caller to call `turn` over and over.
-        **settings: other arguments of `StyleTransfer`; those in `STEERED` may be changed later.
+        **settings: other arguments of `StyleTransfer`; those in `STEERABLE` may be changed later.
 
     `state` is "idle", "painting", "paused", "stopped", "done", "failed" or "closed"; `note` is what the present run
     warned of. The thread ends with `close`, and when nobody holds the painter any more.
@@ -62,12 +61,11 @@ class Painter:
     # What may be asked for
 
     def steer(self, **controls) -> None:
-        """Set some of `STEERED` for the next step; after the last one, `EXTRA_STEPS` are made.
+        """Set some of `settings.STEERABLE` for the next step; after the last one, `EXTRA_STEPS` are made.
 
-        Raises ValueError for other names, and for what the run that is going on does not take; then nothing is set.
+        Raises ValueError, and sets nothing, for other names and for values that the present run does not take.
         """
-        if unknown := set(controls) - set(STEERED):
-            raise ValueError(f"{', '.join(unknown)} cannot be steered; {', '.join(STEERED)} can")
+        Settings().changed(**controls)  # raises here what it raises
         if self.run is not None:
             self.run.steer(**controls)
         if "optimizer" in controls:  # which brings its learning rate along
@@ -85,7 +83,7 @@ class Painter:
         self._order(self._paint, tuple(sizes), steps, start)
 
     def start(self, sizes: Sequence[int], steps: int | Sequence[int], start: str) -> None:
-        """Go on with a painting that is paused; where none is going on, begin a new one as `paint` does."""
+        """Continue a painting that is paused; where there is none, begin a new one as `paint` does."""
         self._order(self._start, tuple(sizes), steps, start)
 
     def take_pictures(self, content_image: Tensor, style_image: Tensor) -> None:
@@ -194,7 +192,7 @@ class Painter:
             self._paint(*plan)
 
     def _begin(self, sizes: tuple[int, ...], steps: int | Sequence[int], start: str | None) -> None:
-        """Begin an act, from a start or the image as it is, and with the settings as they are."""
+        """Begin a segment, from a start or the image as it is, and with the settings as they are."""
         if not isinstance(self.network, VGG):
             self.network = load_vgg(self.network, device=self.settings.get("device"))
         self.error = None
@@ -210,7 +208,9 @@ class Painter:
                 **self.settings,
             )
         self.note = "; ".join(dict.fromkeys(str(warning.message) for warning in caught))
-        self.run.steer(**{name: value for name, value in self.settings.items() if name in STEERED})  # changed meanwhile
+        self.run.steer(
+            **{name: value for name, value in self.settings.items() if name in STEERABLE}
+        )  # changed meanwhile
         with contextlib.suppress(ValueError):  # where a loss has no gradient, balance means nothing
             self.balance_unit = self.run.balance_unit
         self.history.begin(self.run, start)

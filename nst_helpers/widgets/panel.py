@@ -1,4 +1,4 @@
-"""The playground's controls and views, each with its label; what they do is the playground's business."""
+"""The playground's widgets and their layout; what they do is in `playground`."""
 
 import base64
 import io
@@ -15,37 +15,37 @@ from .controls import CONTROLS, Control, Model, balance_of, beta_of
 SIZES = (128, 192, 256, 384, 512, 768, 1024)
 STARTS = {"the photograph, recolored": "recolored", "the photograph": "content", "noise": "noise"}
 FRAME = 512  # px of the longest side of a picture as shown, at most
-OWN = "your own"
+CUSTOM = "your own"  # in a list of pictures: none of the list
 UPLOAD_MB = 7  # a page sends it in text a third longer, and JupyterLab's server takes 10 MiB
-BEAT = 2  # seconds between the signs of life of a web app's page
+HEARTBEAT_S = 2  # seconds between two messages of a web app's page, which say that it is open
 FULL = "calc(100% - 12px)"
 WIDE = {"description_width": "110px"}
 
-BUTTONS = {
-    "Start": "Paint at the size chosen, from the start chosen",
-    "Render": "Paint from coarse to fine, up to the size chosen",
-    "Pause": "Stop painting until Resume or Step",
-    "Resume": "Paint on",
-    "Step": "Make one step, and pause",
-    "Stop": "End the painting",
-    "Back": "Go back to the snapshot that the timeline shows, and paint on from there",
-    "Reset": "Forget the painting; the settings stay",
+BUTTONS = {  # method of the playground: (label, tooltip)
+    "start": ("Start", "Paint at the size chosen, from the start chosen"),
+    "render": ("Render", "Paint from coarse to fine, up to the size chosen"),
+    "pause": ("Pause", "Stop painting until Resume or Step"),
+    "resume": ("Resume", "Continue painting"),
+    "step": ("Step", "Make one step, and pause"),
+    "stop": ("Stop", "End the painting"),
+    "back": ("Back", "Go back to the snapshot that the timeline shows, and continue from there"),
+    "reset": ("Reset", "Forget the painting; the settings stay"),
 }
-KEEP = {
-    "Save image": "The image shown, as PNG",
-    "Save GIF": "A time-lapse of the painting",
-    "Save MP4": "A time-lapse of the painting",
-    "Show code": "Python that paints this image again, without the playground",
+SAVE_BUTTONS = {
+    "save_image": ("Save image", "The image shown, as PNG"),
+    "save_gif": ("Save GIF", "A time-lapse of the painting"),
+    "save_mp4": ("Save MP4", "A time-lapse of the painting"),
+    "show_code": ("Show code", "Python that paints this image again, without the playground"),
 }
 
 
 class Panel:
-    """All widgets of a playground, laid out in `box`; what they do is the playground's business.
+    """All widgets of a playground, laid out in `box`.
 
     Args:
         sources: what the content and the style are, by name.
-        app: has no fields for paths and addresses, which a stranger must not name. Its `ticks` beat by themselves.
-        ticking: shows `ticks`, which the reader starts, and whose every beat is a step.
+        app: without fields for paths and addresses, which a stranger must not name; `ticks` are the page's heartbeat.
+        ticking: show `ticks`, which the reader starts, and each of which makes a step.
     """
 
     def __init__(
@@ -62,25 +62,25 @@ class Panel:
         self.pictures, self.uploads, self.addresses = {}, {}, {}
         for name, source in sources.items():
             known = known_pictures(name)
-            self.pictures[name] = choice(name.capitalize(), [OWN, *known], source if source in known else OWN)
+            self.pictures[name] = choice(name.capitalize(), [CUSTOM, *known], source if source in known else CUSTOM)
             self.uploads[name] = upload(name)
             if not app:
                 self.addresses[name] = text(f"{name.capitalize()} at", "address or path, then Enter")
         self.timeline, self.wipe = timeline("Timeline"), slider("Wipe", 0, 1, 0.01)
         self.zoom = slider("Zoom, ×", 1, 8, 0.1, 1)
         self.across, self.down = slider("Zoom across", 0, 1, 0.01, 0.5), slider("Zoom down", 0, 1, 0.01, 0.5)
-        self.buttons = {label: button(label, tip) for label, tip in (BUTTONS | KEEP).items()}
+        self.buttons = {method: button(*texts) for method, texts in (BUTTONS | SAVE_BUTTONS).items()}
         self.views = {name: view() for name in (*sources, "output")}
         self.chart, self.status, self.trouble = W.HTML(), W.HTML(), W.HTML()
         self.code = W.Textarea(description="Code", rows=12, layout=W.Layout(width="100%", display="none"))
         beating = {"playing": True, "repeat": True} if app else {}
-        self.ticks = W.Play(max=10**9, interval=1000 * BEAT if app else 50, **beating)
+        self.ticks = W.Play(max=10**9, interval=1000 * HEARTBEAT_S if app else 50, **beating)
         self.ticks.layout.display = None if ticking else "none"
         pickers = self.pictures, self.uploads, self.addresses
         self.pickers = {name: column(*(picker[name] for picker in pickers if picker)) for name in sources}
         self.box = column(
             row(*self.pickers.values()),
-            row(*(self.buttons[label] for label in BUTTONS), self.ticks),
+            row(*(self.buttons[method] for method in BUTTONS), self.ticks),
             row(*self.views.values()),
             self.status,
             self.trouble,
@@ -94,7 +94,7 @@ class Panel:
                 ),
             ),
             row(column(self.chart), column(self.timeline, self.wipe, self.zoom, self.across, self.down)),
-            row(*(self.buttons[label] for label in KEEP)),
+            row(*(self.buttons[method] for method in SAVE_BUTTONS)),
             self.code,
             width="100%",
         )

@@ -1,8 +1,6 @@
 """The playground: a painting that is steered while it is painted, in JupyterLab, in Colab and as a web app."""
 
 import base64
-import contextlib
-import io
 import queue
 import sys
 import tempfile
@@ -20,10 +18,9 @@ import torch
 from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..files.reading import PROJECT, find_picture
+from ..files.reading import PROJECT, find_picture, read
 from ..files.writing import save_animation
 from ..images import load_image, resize, save_image
 from ..plots import show_grid
@@ -33,12 +30,12 @@ from .chart import loss_chart
 from .controls import REST
 from .history import History, Snapshot
 from .painter import Painter, keep_calling
-from .panel import BEAT, KEEP, OWN, SIZES, UPLOAD_MB, Panel, crop, figure
+from .panel import CUSTOM, HEARTBEAT_S, SAVE_BUTTONS, SIZES, UPLOAD_MB, Panel, crop, figure
 
 SKETCH, SKETCH_STEPS = 128, 25  # px and steps of the sketch that follows any change of pictures
 PAUSE = 0.2  # seconds from one frame to the next, at least
 UPLOAD_PIXELS = 40_000_000
-SILENCE = 20  # seconds without a sign of life from a web app's page, after which its painting pauses
+PAGE_TIMEOUT_S = 20  # seconds without a heartbeat of a web app's page, after which its painting pauses
 
 
 class Playground:
@@ -126,7 +123,7 @@ class Playground:
         self.painter.paint((size,), SKETCH_STEPS, self.panel.start_choice.value)
 
     def start(self) -> None:
-        """Begin a painting; go on with one that is paused."""
+        """Begin a painting, or continue one that is paused."""
         self.painter.start((self.panel.size.value,), self.panel.steps.value, self.panel.start_choice.value)
 
     def render(self) -> None:
@@ -224,8 +221,8 @@ class Playground:
     # Controls and what they steer
 
     def _connect(self) -> None:
-        for label, widget in self.panel.buttons.items():
-            self._on(widget, lambda self, _, label=label: self._press(label))
+        for method, widget in self.panel.buttons.items():
+            self._on(widget, lambda self, _, method=method: self._press(method))
         self.panel.model.changed = self._weakly(lambda self, settings: self.painter.steer(**settings))
         self._on(self.panel.size, lambda self, size: self.painter.paint_on(size, self.panel.steps.value))
         self._on(
@@ -239,7 +236,7 @@ class Playground:
         self._on(self.panel.timeline, Playground._choose)
         self._on(self.panel.ticks, Playground._tick)
         for widget in (self.panel.wipe, self.panel.zoom, self.panel.across, self.panel.down):
-            self._on(widget, lambda self, _: None)  # shown anew, like after every change
+            self._on(widget, lambda self, _: None)  # drawn again, as after every change
 
     def _on(self, widget: W.Widget, do: Callable[["Playground", object], None]) -> None:
         """Call `do(playground, value)` when a widget changes or is clicked."""
@@ -263,13 +260,12 @@ class Playground:
 
         return call
 
-    def _press(self, label: str) -> None:
+    def _press(self, method: str) -> None:
         self._message = ""
-        method = getattr(self, label.lower().replace(" ", "_"))
-        if label in KEEP:
-            self._later(method)
+        if method in SAVE_BUTTONS:
+            self._later(getattr(self, method))
         else:
-            method()
+            getattr(self, method)()
 
     def _choose(self, place: int) -> None:
         if place != self._place():
@@ -288,7 +284,7 @@ class Playground:
     # Pictures
 
     def _pick(self, name: str, path: str) -> None:
-        if path not in (OWN, self._names[name]):
+        if path not in (CUSTOM, self._names[name]):
             self._later(self._take, name, path)
 
     def _take_uploads(self, name: str, widget: W.FileUpload) -> None:
@@ -306,10 +302,10 @@ class Playground:
         content = bytes(file["content"])
         if len(content) > UPLOAD_MB * 10**6:
             raise ValueError(f"{file['name']}: over {UPLOAD_MB} MB")
-        with contextlib.suppress(UnidentifiedImageError), Image.open(io.BytesIO(content)) as picture:
-            if picture.width * picture.height > UPLOAD_PIXELS:
-                raise ValueError(f"{file['name']}: over {UPLOAD_PIXELS // 10**6} megapixels")
         try:
+            _, picture = read(content)
+            if picture.width * picture.height > UPLOAD_PIXELS:
+                raise ValueError(f"<bytes>: over {UPLOAD_PIXELS // 10**6} megapixels")
             self._take(name, content, file["name"])
         except ValueError as error:
             raise ValueError(str(error).replace("<bytes>", file["name"])) from error
@@ -319,7 +315,7 @@ class Playground:
         self._images[name] = _load(source)
         self._names[name] = called or source
         (self._uploaded.add if called else self._uploaded.discard)(name)
-        self.panel.pictures[name].value = source if source in self.panel.pictures[name].options else OWN
+        self.panel.pictures[name].value = source if source in self.panel.pictures[name].options else CUSTOM
         self._chosen = None
         self.painter.take_pictures(*self._images.values())
         self.sketch()
@@ -367,10 +363,10 @@ class Playground:
     def _listen(self) -> None:
         """Pause where the page has been silent for long; one that was drawn just now wants to be told to beat."""
         now = time.monotonic()
-        if now - self._last_beat > SILENCE:
+        if now - self._last_beat > PAGE_TIMEOUT_S:
             self._left = True
             self.painter.pause()
-        elif now - max(self._last_beat, self._last_call) > 2 * BEAT:
+        elif now - max(self._last_beat, self._last_call) > 2 * HEARTBEAT_S:
             self._last_call = now
             self.panel.ticks.playing = False
             self.panel.ticks.playing = True
