@@ -84,7 +84,7 @@ def show_images(
         ax.set_axis_off()
     for ax, image, title in zip(axes.flat, images, titles, strict=False):
         ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_color("lightgrey")
+        ax.spines[:].set_color("lightgray")
         if image.ndim == 2:
             ax.imshow(image.detach().cpu(), cmap=colors, vmin=min(0.0, image.min().item()), interpolation="nearest")
         else:
