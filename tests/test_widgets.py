@@ -66,7 +66,7 @@ class TestPainter:
         painter.wait(60)
         assert painter.run.state.settings.beta == 77
 
-    def test_a_gesture_is_one_mark(self, painter):
+    def test_a_gesture_is_one_annotation(self, painter):
         painter.paint((64,), 500, "content")
         while painter.history.steps < 3:
             time.sleep(0.01)
@@ -217,6 +217,13 @@ class TestPainter:
 
 
 @pytest.fixture
+def brief(monkeypatch):
+    """Paintings of few steps."""
+    monkeypatch.setattr(widgets, "SKETCH_STEPS", 4)
+    monkeypatch.setattr(painters, "EXTRA_STEPS", 3)
+
+
+@pytest.fixture
 def playground(images, vgg16, tmp_path, monkeypatch):
     monkeypatch.setattr(widgets, "PROJECT", tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -255,9 +262,9 @@ class TestPlayground:
         panel, run = settled(playground).panel, playground.painter.run
         panel.controls["beta"].value = 123
         assert run.beta == 123
-        assert panel.stylized.value == 0.77  # (log10(123) + 1) / 4
+        assert panel.stylized.value == pytest.approx(run.balance, abs=0.005)  # on its grid
         panel.stylized.value = 0.25
-        assert (run.alpha, run.beta) == (1, pytest.approx(1))
+        assert (run.alpha, run.balance) == (1, pytest.approx(0.25))
         panel.controls["tv_weight"].value = 7
         panel.controls["relu2_1"].value = 3.5
         assert (run.tv_weight, run.style_weights["relu2_1"]) == (7, 3.5)
@@ -265,10 +272,10 @@ class TestPlayground:
         panel.controls["optimizer"].value = "adam"
         assert (run.optimizer, run.learning_rate) == ("adam", 0.01)
         settled(playground)
-        assert run.state.settings.beta == pytest.approx(1)
+        assert run.state.settings == run.settings
 
     @pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.key)
-    def test_every_control_reaches_all(self, playground, images, control):
+    def test_every_control_reaches_all(self, brief, playground, images, control):
         """The widgets, the model, the run, the chart and the code."""
         panel, run = settled(playground).panel, playground.painter.run
         value = "adam" if control.scale == "choice" else 0.3
@@ -298,7 +305,7 @@ class TestPlayground:
         panel.stylized.value = 0.37
         panel.controls["alpha"].value = 20
         assert panel.stylized.value == pytest.approx(0.04)  # β as it was
-        assert panel.model.values["beta"] == pytest.approx(10 ** (4 * 0.37 - 1))
+        assert panel.model.values["beta"] == pytest.approx(10 ** (4 * 0.37) * playground.painter.run.balance_unit)
         number.value = float("nan")
         assert panel.model.values["beta"] == playground.painter.run.beta == 1e-4
 
@@ -466,7 +473,7 @@ class TestPlayground:
         assert (recipe["code"], recipe["step"]) == (playground.show_code(), widgets.SKETCH_STEPS)
         assert recipe["settings"]["beta"] == 10
 
-    def test_code(self, playground, images, vgg16):
+    def test_code(self, brief, playground, images):
         settled(playground)
         playground.panel.controls["beta"].value = 40
         settled(playground)
@@ -487,7 +494,8 @@ class TestPlayground:
             ("l2", {"color": "content_oklab", "style_loss": "nearest"}),
         ],
     )
-    def test_code_has_every_choice(self, images, pooling, choices):
+    def test_code_has_every_choice(self, brief, images, pooling, choices, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)  # where the code saves its painting
         playground = settled(Playground(*images, network=nst.load_vgg("vgg16", pooling), **choices))
         assert dataclasses.asdict(playground.painter.run.settings).items() > choices.items()
         names = {"content_image": images[0], "style_image": images[1]}
@@ -561,12 +569,14 @@ class TestPlayground:
         pictures = dict(playground._images)
         ours = [widget for row in walk(playground.panel.box) for widget in row]
         assert not [widget for widget in ours if isinstance(widget, W.Text)]
+        path = str(tmp_path / "private.png")
         for widget in ours:
             for trait in ("value", "_options_labels", "options", "_options_values", "description", "placeholder"):
-                for path in (str(tmp_path / "private.png"), [str(tmp_path / "private.png")]):
-                    message = {"content": {"data": {"method": "update", "state": {trait: path}, "buffer_paths": []}}}
+                for value in (path, [path]):
+                    content = {"data": {"method": "update", "state": {trait: value}, "buffer_paths": []}}
                     with contextlib.suppress(TraitError, TypeError, ValueError, AttributeError):
-                        widget._handle_msg(message)
+                        widget._handle_msg({"content": content, "buffers": []})
+        assert playground.panel.pictures["content"]._options_labels == (path,)  # such messages do arrive
         for widget in playground.panel.pictures.values():
             with contextlib.suppress(TraitError, IndexError):
                 widget.set_state({"index": 10**6})
@@ -574,10 +584,10 @@ class TestPlayground:
         settled(playground)
         assert all(playground._images[name] is image for name, image in pictures.items())
         assert "private" not in "".join(playground._names.values())
-        (upload,) = ({"name": "/etc/passwd", "content": (tmp_path / "private.png").read_bytes()},)
+        upload = {"name": "/etc/passwd", "content": (tmp_path / "private.png").read_bytes()}
         playground._later(playground._upload, "content", (upload,))
         settled(playground)
-        assert "# your own file" in playground.show_code()  # as for a name that does not exist
+        assert "'/etc/passwd'), 48)  # your own file" in playground.show_code()  # as for a name that does not exist
         playground.close()
 
     def test_an_app_pauses_while_nobody_looks(self, images, vgg16, monkeypatch):

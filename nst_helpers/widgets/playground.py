@@ -202,6 +202,7 @@ class Playground:
         """
         if not (block if block is not None else not _page_can_steer()):
             return None
+        self._refresh()  # what was left for later may begin a painting
         while not self._threaded and self.painter.turn():
             pass
         self.painter.wait(timeout)
