@@ -1,6 +1,7 @@
 """Nothing is written twice: what the toolkit defines, notebooks derive, assert, show and import, and never redefine."""
 
 import ast
+import operator
 import re
 
 import nbformat
@@ -113,6 +114,27 @@ def test_tables_stand_in_one_place(what, home):
     texts = {path.name: path.read_text("utf-8") for path in [*modules, *(ROOT / "notebooks").glob("*.py")]}
     texts |= {path.name: "\n".join(code(path)) for path in NOTEBOOKS}
     assert [name for name, text in texts.items() if re.search(what, text)] == [home]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_a_notebook_names_is_there(path):
+    """In its text, too: names of the toolkit, and its files."""
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    for name in set(re.findall(r"\bnst\.(\w+(?:\.\w+)*)", text)):
+        operator.attrgetter(name)(nst)
+    for file in re.findall(r"\bnst_helpers/[\w/]+\.py", text):
+        assert (ROOT / file).exists(), file
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, ROOT / "notebooks" / "checks.py"], ids=lambda path: path.stem)
+def test_american_spelling_and_no_former_names(path):
+    if path.suffix == ".py":
+        text = path.read_text("utf-8")
+    else:
+        text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    spelling = r"colour|\bgrey|(?:normal|optim|minim|styl|recogn|summar)is(?:e|ing|ation)|towards|analogue|spoilt"
+    former = r"settings_from_png|averaging=|carry=|level_step|\.iteration\b|\.story\b|\.summary\(|thin=|nst\.convert\("
+    assert not re.findall(f"(?:{spelling}|{former})", text)
 
 
 def test_the_setup_is_the_same_everywhere():

@@ -209,7 +209,7 @@ PUBLISHED = {
         stages=tuple((f"longest {size}", 500 + 500 * (size == 128)) for size in (128, 181, 256, 362, 512)),
         notes=(
             "its first convolution pads by replication, ours with zeros",
-            "Adam with β₂ = 0.99 there; averaged with 0.99, its memory carried: ema_decay=0.99, keep_optimizer_state=True",
+            "Adam with β₂ = 0.99 there; its memory kept: ema_decay=0.99, keep_optimizer_state=True",
         ),
     ),
     "classic_adam": _CLASSIC,
