@@ -3,24 +3,31 @@
 import json
 import math
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 from pages import within
 
 KINDS = {  # of gestures on sliders: what is done, and how much of it
     "drag slowly": ("drag", 60, 12),  # px, moves a second
-    "15 keys to the right": ("keys", "ArrowRight", 15),
+    "hold right": ("keys", "ArrowRight", 15),
     "drag back fast": ("drag", -45, 40),
     "page up": ("keys", "PageUp", 1),
-    "15 keys to the left": ("keys", "ArrowLeft", 15),
+    "hold left": ("keys", "ArrowLeft", 15),
     "drag far": ("drag", 700, 40),
     "home": ("keys", "Home", 1),
     "drag, wait, drag": ("drag", 110, 40),
     "end": ("keys", "End", 1),
 }
-SLIDERS = "How stylized", "β, style", "α, content", "Smoothness, TV", "Step size, ×"
+COUPLED = "How stylized", "β, style"  # each moves the other
+OTHERS = "α, content", "Smoothness, TV", "Step size, ×"
 BOXES = {"relu2_1": "3.5", "β, style": "123.456", "α, content": "2.5", "Step size, ×": "0.75", "relu5_1": "0"}
-GESTURES = [(label, kind) for kind in KINDS for label in SLIDERS] + [(label, "type") for label in BOXES]
+STATES = {"resume": "painting", "pause": "paused"}  # after these orders
+GESTURES = [  # on what, which, and after which order: as many while it paints as at rest
+    *((label, kind, order) for kind in KINDS for order in STATES for label in COUPLED),
+    *((label, kind, list(STATES)[number % 2]) for number, kind in enumerate(KINDS) for label in OTHERS),
+    *((label, "type", order) for order in STATES for label in BOXES),
+]
 KEYS = {"β, style": "beta", "α, content": "alpha", "Smoothness, TV": "tv_weight", "Step size, ×": "learning_rate"}
 LOOK = """handle => {
     const target = handle.closest('.noUi-target'), options = target.noUiSlider.options;
@@ -41,7 +48,7 @@ with playground.panel.model._lock:
         "annotations": [[note.step, note.text] for note in playground.painter.history.annotations],
         "values": model.values,
         "unit": model.unit,
-        "run": {name: getattr(run, name) for name in names} | dict(run.style_weights),
+        "run": {name: getattr(run, name) for name in names} | dict(run.style_weights) | {"balance": run.balance},
         "settings": settings | settings.get("style_weights", {}),
     }))
 """
@@ -68,8 +75,20 @@ class Hand:
     def report(self):
         return json.loads(self.kernel(REPORT))
 
+    def center(self):
+        """Put "How stylized" and β in the middle, by code, so that every gesture moves them; the page shows it."""
+        self.kernel("playground.panel.stylized.value = 0.4")
+        within(10, lambda: abs(self.look("How stylized")["value"] - 0.4) < 1e-9, "a slider that follows Python")
+        time.sleep(1)  # else the gesture that follows is one with this
+        then = self.report()
+        if then["state"] != "painting":
+            self.kernel("playground.step(); playground.painter.wait(60)")
+        within(30, lambda: self.report()["step"] > then["step"], "a step")
+
     def make(self, label, kind):
         """Make a gesture; raise AssertionError unless the page, the model, the painter and the chart follow it."""
+        if label in COUPLED:
+            self.center()
         before = self.report()
         key = "beta" if label == "How stylized" else KEYS.get(label, label)
         if kind == "type":
@@ -107,12 +126,15 @@ class Hand:
         if after["state"] != "painting":
             self.kernel("playground.step(); playground.painter.wait(60)")
         expected = int(after["values"][key] != before["values"][key])
-        marks = within(30, lambda: self.marks_since(before["step"], expected), "a mark") if expected else []
-        assert len(self.marks_since(before["step"], 0)) == expected, f"marks: {marks}"
+        if kind == "drag, wait, drag" and before["state"] == "painting":
+            expected *= 2  # it was painted with the value in the middle, too
+        assert expected or label not in COUPLED, "nothing has moved"
+        within(30, lambda: len(self.notes_since(before["step"])) >= expected, "an annotation")
+        notes = self.notes_since(before["step"])
+        assert len(notes) == expected, f"annotations: {notes}"
 
-    def marks_since(self, step, least):
-        marks = [mark for mark in self.report()["annotations"] if mark[0] > step and "px" not in mark[1]]
-        return marks if len(marks) >= least else None
+    def notes_since(self, step):
+        return [note for note in self.report()["annotations"] if note[0] > step and "px" not in note[1]]
 
     def drag(self, start, distance, rate, waits, before, key):
         """Drag a handle by some pixels; return the value at which the pointer is let go."""
@@ -129,7 +151,10 @@ class Hand:
         if abs(target - start["value"]) > start["step"]:  # it takes effect before the button is released
             within(10, lambda: self.report()["run"][key] != before["run"][key], "an effect during the drag")
         if waits:
+            then = self.report()
             time.sleep(1)
+            if then["state"] == "painting":
+                within(30, lambda: self.report()["step"] >= then["step"] + 2, "steps while the hand rests")
             for back in range(1, 6):
                 mouse.move(start["x"] + distance - 4 * back, start["y"])
                 time.sleep(1 / rate)
@@ -139,11 +164,12 @@ class Hand:
         return target
 
     def press(self, handle, start, key, times):
-        """Press a key some times; return the value to which that leads."""
+        """Hold a key until it has repeated so often; return the value to which that leads."""
         handle.focus()
         for _ in range(times):
-            self.page.keyboard.press(key)
+            self.page.keyboard.down(key)
             time.sleep(0.03)
+        self.page.keyboard.up(key)
         steps = {"ArrowRight": times, "ArrowLeft": -times, "PageUp": 5, "Home": -1e9, "End": 1e9}[key]
         return min(max(start["value"] + steps * start["step"], start["low"]), start["high"])
 
@@ -152,6 +178,7 @@ class Hand:
         now = self.report()
         values, value = now["values"], shown
         if label == "How stylized":
+            assert math.isclose(now["run"]["balance"], shown, abs_tol=1e-9), f"the run's is {now['run']['balance']}"
             value = 10 ** (4 * shown) * values["alpha"] * now["unit"]
         elif kind != "type" and label != "Smoothness, TV":
             value = 10**shown
@@ -176,15 +203,18 @@ def patiently(check, seconds=8):
 
 
 def make_all(hand, gestures):
-    """Make gestures, while it paints and at rest in turn; print how many came out right, and return the others."""
-    wrong = []
-    for number, (label, kind) in enumerate(gestures):
-        order = "resume" if number // len(SLIDERS) % 2 == 0 else "pause"
+    """Make gestures; print how many of each kind came out right, and return the others."""
+    wrong, right, made = [], Counter(), Counter()
+    for label, kind, order in gestures:
+        case = f"{label if label in COUPLED else 'others'}, {STATES[order]}"
+        made[case] += 1
         hand.kernel(f"playground.{order}()")
-        within(20, lambda order=order: hand.report()["state"] == {"resume": "painting", "pause": "paused"}[order])
+        within(20, lambda order=order: hand.report()["state"] == STATES[order])
         try:
             hand.make(label, kind)
+            right[case] += 1
         except AssertionError as error:
-            wrong.append(f"{label}, {kind}, after {order}: {error}")
-    print(f"\n{len(gestures) - len(wrong)} of {len(gestures)} gestures end where the hand ended", *wrong, sep="\n  ")
+            wrong.append(f"{label}, {kind}, {STATES[order]}: {error}")
+    print(f"\n{right.total()} of {made.total()} gestures end where the hand ended", *wrong, sep="\n  ")
+    print(*(f"  {case}: {right[case]} of {number}" for case, number in made.items()), sep="\n", flush=True)
     return wrong

@@ -224,7 +224,7 @@ def test_steering(opened):
     )
     assert max(to_page) < 10_000
     assert rate > 0.5
-    assert lab.output.locator("svg path[stroke-dasharray]").count() > 20  # each move is marked
+    assert lab.output.locator("svg path[stroke-dasharray]").count() > 20  # each move is annotated
     lab.command("docmanager:save")
     path = lab.folder / "root" / "notebooks" / NOTEBOOK
     within(20, lambda: path.stat().st_mtime > began, "a saved notebook")
@@ -235,7 +235,7 @@ BARE = """
 import nst_helpers as nst
 playground.pause(); playground.painter.wait()
 run = nst.StyleTransfer(*playground._images.values(), network=playground.painter.network, sizes=(256,), steps={last})
-while run.state.step < {first}: run.step()  # the first steps at a size are rougher, and faster
+while run.state.step < {first}: run.step()  # the first steps at a size are in low precision, and faster
 began = time.process_time()
 for record in run: pass
 print((time.process_time() - began) / ({last} - {first}))
@@ -411,7 +411,7 @@ class TestApp:
         within(60, lambda: self.step(page) > 5, "a sketch")
         kernel("playground.painter.wait(60); playground.panel.steps.value = 2000; playground.start()")
         within(60, lambda: "256 px" in page.locator("figcaption").nth(2).inner_text(), "painting at 256 px")
-        wrong = make_all(Hand(page, page.locator("body"), kernel), GESTURES[:20])
+        wrong = make_all(Hand(page, page.locator("body"), kernel), GESTURES)
         page.screenshot(path=SCREENSHOTS / "app_gestures.png", full_page=True)
         kernel.client.stop_channels()
         page.close()
