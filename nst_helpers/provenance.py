@@ -32,6 +32,15 @@ def recipe_of(settings: Settings, history: Sequence, sources: dict, engine: str,
     }
 
 
+def settings_of(recipe: Mapping | None) -> dict:
+    """Return a recipe's settings, {} of None; raises ValueError for anything but a recipe."""
+    if recipe is None:
+        return {}
+    if not (isinstance(recipe, Mapping) and "settings" in recipe):
+        raise ValueError(f"recipe: expected what recipe_from_png returns, got {recipe!r:.60}")
+    return recipe["settings"]
+
+
 def sources_of(content_image: Tensor, regions: Sequence[Region], start_image: Tensor | None) -> dict:
     """Return the pictures of a run by the SHA-256 of their pixels in 8 bits."""
     sources = {

@@ -71,7 +71,7 @@ class Settings:
     inputs: str = "standardized"
     engine: str = "auto"
     precision: str = "auto"
-    sizes: tuple[int, ...] | None = None
+    sizes: int | tuple[int, ...] | None = None
     steps: int | tuple[int, ...] | None = None
     start: str | None = None
     noise: float = 0.0
@@ -101,18 +101,17 @@ class Settings:
             validate.one_of("tv", self.tv, ("l1", "l2"))
         if self.start is not None:
             validate.one_of("start", self.start, (*STARTS, IMAGE))
-        for name in ("sizes", "steps"):
-            if not isinstance(getattr(self, name), Integral | None):
-                put(name, tuple(getattr(self, name)))
+        if self.sizes is not None:
+            put("sizes", validate.whole_numbers("sizes", self.sizes))
+        if self.steps is not None and not isinstance(self.steps, Integral):
+            put("steps", validate.whole_numbers("steps", self.steps))
+        put("seed", *validate.whole_numbers("seed", self.seed))
         if self.learning_rate is None:
             put("learning_rate", OPTIMIZERS[self.optimizer].learning_rate)
         for name, most in LIMITS.items():
             put(name, validate.number(name, getattr(self, name), high=most))
         for name in ("content_weights", "style_weights"):
-            weights = dict(getattr(self, name))
-            if not weights:
-                raise ValueError(f"{name}: expected at least one {{layer: weight}}, got none")
-            put(name, tuple((layer, validate.number(layer, weight)) for layer, weight in weights.items()))
+            put(name, validate.layer_weights(name, getattr(self, name)))
 
     @property
     def loss_weights(self) -> tuple:

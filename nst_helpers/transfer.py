@@ -16,7 +16,7 @@ from .files.progress import device_name, progress_bar
 from .images import resize
 from .objective import Evaluation, Objective, Problem
 from .optimizers import OPTIMIZERS
-from .provenance import check_sources, recipe_of, sources_of
+from .provenance import check_sources, recipe_of, settings_of, sources_of
 from .schedule import QUALITIES, start_image
 from .settings import IMAGE, NETWORK, SETTINGS, STEERABLE, Settings, takes
 from .state import Record, State
@@ -81,7 +81,7 @@ class StyleTransfer:
         self.content_image, self.regions = validate.picture("content_image", content_image), as_regions(style_image)
         if balance is not None and "beta" in settings:
             raise ValueError("expected beta or balance, got both: balance chooses beta")
-        settings = (recipe["settings"] if recipe else {}) | settings
+        settings = settings_of(recipe) | settings
         validate.check_names(settings, inspect.signature(transfer).parameters)
         # Where a VGG, an Engine or an image is given in place of a name
         objects = {

@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Integral
 from pathlib import Path
 
 from torch import Tensor
@@ -29,11 +30,33 @@ OTHERS_CALL_IT = {  # what programs and people call our settings
 
 def number(name: str, value, low: float = 0.0, high: float = math.inf) -> float:
     """Return a value as a float; raises ValueError unless it is finite and from low to high."""
-    value = float(value)
-    if not (math.isfinite(value) and low <= value <= high):
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not (math.isfinite(found) and low <= found <= high):
         bounds = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise ValueError(f"{name} is a finite number, {bounds}, not {value}")
-    return value
+        raise ValueError(f"{name} is a finite number, {bounds}, not {value!r}")
+    return found
+
+
+def whole_numbers(name: str, values) -> tuple[int, ...]:
+    """Return a whole number, or several, as a tuple; raises ValueError for anything else."""
+    found = tuple(values) if isinstance(values, Iterable) else (values,)
+    if not all(isinstance(value, Integral) for value in found):
+        raise ValueError(f"{name}: expected a whole number, or several, got {values!r}")
+    return tuple(map(int, found))
+
+
+def layer_weights(name: str, weights) -> tuple[tuple[str, float], ...]:
+    """Return {layer: weight} as pairs; raises ValueError unless there is one, and all weights are at least 0."""
+    try:
+        found = dict(weights)
+    except (TypeError, ValueError):
+        found = {}
+    if not found:
+        raise ValueError(f"{name}: expected {{layer: weight}} with one layer at least, got {weights!r}")
+    return tuple((layer, number(layer, weight)) for layer, weight in found.items())
 
 
 def one_of(name: str, value, known: Iterable[str]) -> str:
@@ -46,7 +69,7 @@ def one_of(name: str, value, known: Iterable[str]) -> str:
 
 def nearest(value, known: Iterable) -> str:
     """Return a question for the names that look most like a value; nothing if none does."""
-    near = get_close_matches(str(value), map(str, known), cutoff=0.5)
+    near = get_close_matches(str(value), map(str, known), cutoff=0.6)
     return f" (do you mean {' or '.join(map(repr, near))}?)" if near else ""
 
 

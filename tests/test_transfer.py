@@ -267,7 +267,7 @@ class TestSettings:
         run.style_weights["relu1_1"] = 99  # a copy
         assert run.style_weights == nst.STYLE_WEIGHTS
         for bad in ({}, {"relu9_9": 1}, {"relu4_2": 1}, {"relu1_1": -1}):
-            with pytest.raises(ValueError, match=r"at least one|that the run began with|relu1_1 is a finite"):
+            with pytest.raises(ValueError, match=r"one layer at least|that the run began with|relu1_1 is a finite"):
                 run.style_weights = bad
 
 
@@ -329,6 +329,30 @@ class TestWhatARunIs:
     def test_a_wrong_name_is_answered_with_the_right_one(self, make_run, wrong, right):
         with pytest.raises(TypeError, match=f"unknown setting '{wrong}' .do you mean .*{right}"):
             make_run(**{wrong: 1})
+
+    @pytest.mark.parametrize(
+        ("bad", "said"),
+        [
+            ({"steps": 7.5}, "steps: expected a whole number, or several, got 7.5"),
+            ({"sizes": "big"}, "sizes: expected a whole number, or several, got 'big'"),
+            ({"sizes": (32, 64.5)}, "sizes: expected a whole number"),
+            ({"seed": "a"}, "seed: expected a whole number"),
+            ({"beta": "x"}, "beta is a finite number, at least 0, not 'x'"),
+            ({"alpha": None}, "alpha is a finite number"),
+            ({"content_weights": "relu4_2"}, "content_weights: expected {layer: weight}"),
+            ({"style_weights": ["relu1_1"]}, "style_weights: expected {layer: weight}"),
+            ({"style_weights": {}}, "style_weights: expected {layer: weight}"),
+            ({"network": 3}, "network is one of"),
+            ({"engine": torch.float16}, "engine: expected a name"),
+            ({"start": [1]}, "start is a tensor"),
+            ({"recipe": "x.png"}, "recipe: expected what recipe_from_png returns, got 'x.png'"),
+            ({"recipe": {}}, "recipe: expected what recipe_from_png returns"),
+        ],
+        ids=str,
+    )
+    def test_bad_values_are_named(self, make_run, bad, said):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            make_run(**bad)
 
     @pytest.mark.parametrize("function", [nst.transfer, nst.StyleTransfer])
     def test_help_lists_every_setting(self, function):

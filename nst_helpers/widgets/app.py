@@ -1,4 +1,4 @@
-"""`python -m nst_helpers.widgets.app`: the playground as a web app, without code; it takes Voilà's options."""
+"""The playground as a web app, without code: `python -m nst_helpers.widgets.app`, with Voilà's options."""
 
 import ipaddress
 import os
@@ -27,7 +27,7 @@ MESSAGE_BYTES = 100 * 2**20  # of an upload, at most; larger ones close the page
 
 
 class ForeignHost(Matcher):
-    """Matches requests for a host that is not one of `names` (or, with `any_address`, an IP address)."""
+    """A matcher of requests for a host that is not one of `names` (or, with `any_address`, an IP address)."""
 
     def __init__(self, names: set[str], any_address: bool):
         self.names, self.any_address = names, any_address
@@ -38,9 +38,9 @@ class ForeignHost(Matcher):
 
 
 class App(Voila):
-    """Voilà that refuses requests for foreign hosts, and takes large uploads.
+    """Voilà with a check of the Host header, and with large uploads.
 
-    Without a check of the Host header, any web page could reach the app by DNS rebinding: its own host name would
+    Without a check of the Host header, any web page could reach the app by DNS rebinding: the page's host name would
     resolve to this machine, and the browser would see one origin. Voilà switches off Jupyter's check, which would not
     cover static files anyway. `--Voila.custom_display_url` makes a further host known, such as a proxy's.
     """
@@ -63,7 +63,7 @@ def _is_address(host: str) -> bool:
 
 
 def main(arguments: list[str]) -> None:
-    """Serve the playground on this machine; each visitor has a kernel, and with it a painting, of their own."""
+    """Serve the playground on this machine, with a separate kernel and painting for each visitor."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     with tempfile.TemporaryDirectory() as folder:

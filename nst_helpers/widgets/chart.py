@@ -1,4 +1,4 @@
-"""The loss curves as SVG text: quick to make, sharp at any size, and in the colors of the page that shows it."""
+"""The loss curves as SVG: quick to draw, sharp at any size, and in the text color of the page that shows them."""
 
 import math
 from collections.abc import Sequence
@@ -90,7 +90,7 @@ def _annotations(annotations: Sequence[Annotation], x) -> list[str]:
 
 
 def _apart(places: dict[str, float], distance: float = 13) -> dict[str, float]:
-    """Return the places moved down where they would overlap."""
+    """Return heights of labels, moved down where they would overlap."""
     moved, last = {}, -math.inf
     for name in sorted(places, key=places.get):
         last = moved[name] = max(places[name], last + distance)

@@ -1,4 +1,4 @@
-"""The table of what can be steered while it is painted, and the values that the reader gave."""
+"""`CONTROLS`, the table of the settings that can be changed while painting, and `Model`, which holds their values."""
 
 import math
 import threading
@@ -20,12 +20,11 @@ UNIT = 0.1  # β/α at balance 0, until a run says what it is there: see `StyleT
 class Control:
     """A setting of `StyleTransfer` that the reader can change while it paints.
 
-    Each row of `CONTROLS` is one. Its widgets, what the painter accepts, what the chart says and what "Show code"
-    records follow from it.
+    Each row of `CONTROLS` is one. Its widgets, its place in the settings and its text on the chart follow from it.
 
     Args:
         name: the setting.
-        symbol: what stands before the value on the chart.
+        symbol: shown before the value on the chart.
         scale: "log" (a number box and a slider), "linear" (a slider), "number" (a number box) or "choice" (a list).
         step: of the slider or the number box; on a logarithmic scale in powers of ten.
         options: {label: value} of a choice.
@@ -89,13 +88,13 @@ def settings_of(values: Mapping[str, float | str]) -> dict:
 
 
 def balance_of(alpha: float, beta: float, unit: float) -> float:
-    """Return how stylized, from 0 (β = unit·α) to 1 (β = 10⁴·unit·α): the inverse of `beta_of`."""
+    """Return the balance, "How stylized", from 0 (β = unit·α) to 1 (β = 10⁴·unit·α): the inverse of `beta_of`."""
     ratio = beta / max(alpha * unit, 1e-30)
     return min(1.0, max(0.0, math.log10(max(ratio, 1e-30)) / 4))
 
 
 def beta_of(balance: float, alpha: float, unit: float) -> float:
-    """Return the β that is as stylized as `balance` says."""
+    """Return the β of a balance: 10^(4·balance)·α·unit."""
     return 10 ** (4 * balance) * alpha * unit
 
 
@@ -129,7 +128,7 @@ class Model:
         return widget
 
     def show(self, hand: W.Widget | None = None) -> None:
-        """Show the values in all widgets but the one in use."""
+        """Show the values in all widgets but the one in the reader's hand."""
         with self._lock:
             self._showing = True
             try:
@@ -140,14 +139,14 @@ class Model:
                 self._showing = False
 
     def calibrate(self, unit: float | None) -> None:
-        """Take over a run's `balance_unit`, unless the reader's hand is on a control."""
+        """Set the run's `balance_unit`, unless the reader's hand is on a control."""
         with self._lock:
             if unit not in (None, self.unit) and not self._wished:
                 self.unit = unit
                 self.show()
 
     def settle(self) -> bool:
-        """Make the page show the values, if the reader's hand is at rest; return whether nothing is left to do."""
+        """Repeat the values to the page if the reader's hand is at rest; return whether nothing is left to do."""
         with self._lock:
             now = time.monotonic()
             if self._wished and now - max(self._wished.values()) > REST:

@@ -1,4 +1,4 @@
-"""What happened in a painting: its losses, the images to go back to, and the code that paints it again."""
+"""The history of a painting: losses, snapshots, annotated changes, and code that repeats the painting."""
 
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ ANNOTATIONS = 40  # changes shown on the chart: the latest
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An image on the way, (1, 3, H, W) on the CPU, with its loss; `step` counts the painting's steps from 1."""
+    """An intermediate image, (1, 3, H, W) on the CPU, with its loss; `step` counts the painting's steps from 1."""
 
     step: int
     size: int
@@ -35,7 +35,7 @@ class LossPoint(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """What was changed just before a step, and by the rest of the same gesture."""
+    """The text on the chart at a step: what was changed just before it, and by the rest of the same gesture."""
 
     step: int
     text: str
@@ -61,7 +61,7 @@ class Segment:
 
 @dataclass
 class History:
-    """All of a painting so far. Images and curves are thinned; all changes are kept, so that it can be replayed."""
+    """All steps of a painting. Snapshots and losses are thinned; all changes are kept, so that it can be repeated."""
 
     segments: list[Segment] = field(default_factory=list)
     losses: list[LossPoint] = field(default_factory=list)
@@ -83,10 +83,10 @@ class History:
         self.segments.append(Segment(self.steps, run.settings, start))
 
     def add(self, run: StyleTransfer, record: Record, gesture: int | None = None) -> None:
-        """Take down a step of the present segment's run.
+        """Record a step of the current segment's run.
 
         Changes with the same number of a gesture, such as those while a slider is dragged, share an annotation, which
-        says what they led to.
+        shows the last values.
         """
         step, segment = self.steps + 1, self.segments[-1]
         then, now = self._settings, _settings(record)
@@ -109,7 +109,7 @@ class History:
             annotated = step
         if texts or events:
             self.annotations.append(Annotation(annotated, ", ".join([*texts.values(), *events])))
-            self._gesture = None if events else gesture, texts  # what is said of a new size is not merged
+            self._gesture = None if events else gesture, texts  # the annotation of a new size is not merged
         weighted = record.settings.alpha * record.content, record.settings.beta * record.style
         self.latest = Snapshot(step, record.size, record.total, record.image)
         if step % self._losses_every == 0 or record.size_step == 1:
@@ -119,7 +119,7 @@ class History:
         self._thin()
 
     def cut(self, snapshot: Snapshot) -> None:
-        """Forget what came after a snapshot."""
+        """Delete what came after a snapshot."""
         step = snapshot.step
         self.segments = _until(self.segments, step)
         self.losses = [point for point in self.losses if point.step <= step]
@@ -140,7 +140,7 @@ class History:
         return sum(snapshot.image.nbytes for snapshot in self.snapshots[:-1])
 
     def code(self, content: str, style: str, step: int | None = None) -> str:
-        """Return Python that paints the image of a step, by default the latest, again, bit by bit on the same machine.
+        """Return Python code that repeats the image of a step (default: the latest), bit for bit on the same machine.
 
         Args:
             content, style: expressions for the two images.
@@ -198,7 +198,7 @@ def _settings(record: Record) -> dict:
 
 
 def _texts(then: dict, changes: dict) -> dict[str, str]:
-    """Return the changes as they stand on the chart, by control; none at the beginning, when everything is new."""
+    """Return the texts of changes on the chart, by control; none at the beginning, when everything is new."""
     texts = {}
     for control in CONTROLS if then else ():
         if control.name in changes:

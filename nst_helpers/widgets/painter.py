@@ -1,4 +1,4 @@
-"""Run a `StyleTransfer` in a background thread. Commands are queued and executed between two steps."""
+"""A `StyleTransfer` in a background thread, with a queue of commands."""
 
 import contextlib
 import queue
@@ -21,17 +21,19 @@ GESTURE = 0.5  # seconds: changes of the same settings that follow each other fa
 
 
 class Painter:
-    """Paints in the background. Its methods return at once, from any thread: what they ask for is done between steps.
+    """A `StyleTransfer` in a background thread. Commands are queued and executed between two steps.
+
+    All methods but `wait` return at once, and may be called from any thread.
 
     Args:
         content_image, style_image: as `StyleTransfer` takes them.
         network: "auto", "vgg16", "vgg19" or a `VGG`.
         changed: called after each step and each change of `state`.
-        threaded: False leaves it to the caller to call `turn` over and over.
+        threaded: if False, there is no thread, and the caller calls `turn` again and again.
         **settings: other arguments of `StyleTransfer`; those in `STEERABLE` may be changed later.
 
     `state` is "idle", "painting", "paused", "stopped", "done", "failed" or "closed"; `note` is what the present run
-    warned of. The thread ends with `close`, and when nobody holds the painter any more.
+    warned of. The thread ends with `close`, or when there are no more references to the painter.
     """
 
     def __init__(
@@ -53,12 +55,12 @@ class Painter:
         self.balance_unit: float | None = None  # of the run: see `StyleTransfer.balance_unit`
         self._single = False
         self._gesture, self._steered, self._steered_at = 0, set(), 0.0  # its number; what it set, and when
-        self._orders, self._at_rest, self._wake = queue.SimpleQueue(), threading.Event(), threading.Event()
+        self._commands, self._at_rest, self._wake = queue.SimpleQueue(), threading.Event(), threading.Event()
         self._at_rest.set()
         if threaded:
             keep_calling(self.turn, self._wake, "painter")
 
-    # What may be asked for
+    # Commands
 
     def steer(self, **controls) -> None:
         """Set some of `settings.STEERABLE` for the next step; after the last one, `EXTRA_STEPS` are made.
@@ -66,64 +68,64 @@ class Painter:
         Raises ValueError, and sets nothing, for other names and for values that the present run does not take.
         """
         Settings().changed(**controls)  # raises here what it raises
-        if self.run is not None:
-            self.run.steer(**controls)
         if "optimizer" in controls:  # which brings its learning rate along
             controls = {"learning_rate": None} | controls
         now = time.monotonic()
         if set(controls) != self._steered or now - self._steered_at > GESTURE:
-            self._gesture += 1
+            self._gesture += 1  # before the run has the new values: a step reads the number first
         self._steered, self._steered_at = set(controls), now
+        if self.run is not None:
+            self.run.steer(**controls)
         self.settings = self.settings | controls
         if self.state == "done":
             self.resume()
 
     def paint(self, sizes: Sequence[int], steps: int | Sequence[int], start: str) -> None:
         """Begin a new painting; `sizes`, `steps` and `start` as `StyleTransfer` has them."""
-        self._order(self._paint, tuple(sizes), steps, start)
+        self._command(self._paint, tuple(sizes), steps, start)
 
     def start(self, sizes: Sequence[int], steps: int | Sequence[int], start: str) -> None:
         """Continue a painting that is paused; where there is none, begin a new one as `paint` does."""
-        self._order(self._start, tuple(sizes), steps, start)
+        self._command(self._start, tuple(sizes), steps, start)
 
     def take_pictures(self, content_image: Tensor, style_image: Tensor) -> None:
-        """Forget the painting, and take other pictures for the next."""
-        self._order(self._take_pictures, content_image, style_image)
+        """Delete the painting, and use other pictures for the next."""
+        self._command(self._take_pictures, content_image, style_image)
 
-    def paint_on(self, size: int | None, steps: int, start: str | None = None) -> None:
-        """Paint on at another size (None: the present one), from the present image or from a start put in its place."""
-        self._order(self._paint_on, size, steps, start)
+    def continue_at(self, size: int | None, steps: int, start: str | None = None) -> None:
+        """Continue at another size (None: the present one), from the present image or from a start in its place."""
+        self._command(self._continue_at, size, steps, start)
 
     def pause(self) -> None:
         """Stop painting until `resume` or `step`."""
-        self._order(self._pause)
+        self._command(self._pause)
 
     def resume(self) -> None:
-        """Paint on; where all steps are made, `EXTRA_STEPS` of them."""
-        self._order(self._resume)
+        """Continue painting; after the last step, with `EXTRA_STEPS` more."""
+        self._command(self._resume)
 
     def step(self) -> None:
         """Make one step, and pause."""
-        self._order(self._resume, True)
+        self._command(self._resume, True)
 
     def stop(self) -> None:
         """End the painting; its image stays."""
-        self._order(self._rest, "stopped")
+        self._command(self._rest, "stopped")
 
     def back(self, snapshot: Snapshot, steps: int) -> None:
-        """Go back to a snapshot, with so many steps to go from there; what came after it is forgotten."""
-        self._order(self._back, snapshot, steps)
+        """Go back to a snapshot, and delete what came after it; `steps` are left to make from there."""
+        self._command(self._back, snapshot, steps)
 
     def reset(self) -> None:
-        """Forget the painting; the settings stay."""
-        self._order(self._reset)
+        """Delete the painting; the settings stay."""
+        self._command(self._reset)
 
     def close(self) -> None:
-        """End the thread after the step that it is making."""
-        self._order(self._rest, "closed")
+        """End the thread, after the present step."""
+        self._command(self._rest, "closed")
 
     def wait(self, timeout: float | None = None) -> None:
-        """Block until nothing is being painted, and raise what went wrong.
+        """Block until nothing is being painted, and raise the error that ended the painting.
 
         Raises TimeoutError; and KeyboardInterrupt, after which the painting stops.
         """
@@ -138,30 +140,30 @@ class Painter:
 
     @property
     def failure(self) -> str:
-        """The traceback of what went wrong, or nothing."""
+        """The traceback of the error that ended the painting, or an empty text."""
         return "" if self.error is None else "".join(traceback.format_exception(self.error))
 
-    # What is done between steps
+    # Between steps
 
     def turn(self) -> bool | None:
-        """Do what was asked for, make a step if one is due, and say whether another is; None when closed."""
+        """Execute the queued commands, make a step if one is due, and return whether another is; None when closed."""
         try:
-            while not self._orders.empty():
-                order, *arguments = self._orders.get()
-                order(*arguments)
+            while not self._commands.empty():
+                command, *arguments = self._commands.get()
+                command(*arguments)
             if self.state == "painting":
                 self._step()
         except Exception as error:
             self.error = error
             self._rest("failed")
-        if self.state != "painting" and self._orders.empty():
+        if self.state != "painting" and self._commands.empty():
             self._at_rest.set()
         return None if self.state == "closed" else self.state == "painting"
 
-    def _order(self, *order) -> None:
+    def _command(self, *command) -> None:
         if self.state != "closed":
             self._at_rest.clear()
-            self._orders.put(order)
+            self._commands.put(command)
             self._wake.set()
 
     def _step(self) -> None:
@@ -208,16 +210,15 @@ class Painter:
                 **self.settings,
             )
         self.note = "; ".join(dict.fromkeys(str(warning.message) for warning in caught))
-        self.run.steer(
-            **{name: value for name, value in self.settings.items() if name in STEERABLE}
-        )  # changed meanwhile
-        with contextlib.suppress(ValueError):  # where a loss has no gradient, balance means nothing
+        changed_meanwhile = {name: value for name, value in self.settings.items() if name in STEERABLE}
+        self.run.steer(**changed_meanwhile)
+        with contextlib.suppress(ValueError):  # where a loss has no gradient, there is no balance
             self.balance_unit = self.run.balance_unit
         self.history.begin(self.run, start)
         self.state = "painting"
         self.changed()
 
-    def _paint_on(self, size: int | None, steps: int, start: str | None) -> None:
+    def _continue_at(self, size: int | None, steps: int, start: str | None) -> None:
         if self.history.latest is not None:
             paused = self.state == "paused"
             self._begin((size or self.history.latest.size,), steps, start)
@@ -250,9 +251,9 @@ class Painter:
 
 
 def keep_calling(method: Callable[[], bool | None], wake: threading.Event, name: str) -> None:
-    """Call a bound method in a thread: again at once where it returns True, when woken where False, no more after None.
+    """Call a bound method in a thread: again at once if it returned True, when `wake` is set if False, no more if None.
 
-    The thread holds its owner weakly, and ends when that is gone, or Python ends.
+    The thread has a weak reference to the method's object, and ends when that is deleted, or Python ends.
     """
     weak, ended = weakref.WeakMethod(method), threading.Event()
 

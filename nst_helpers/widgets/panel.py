@@ -22,20 +22,20 @@ FULL = "calc(100% - 12px)"
 WIDE = {"description_width": "110px"}
 
 BUTTONS = {  # method of the playground: (label, tooltip)
-    "start": ("Start", "Paint at the size chosen, from the start chosen"),
-    "render": ("Render", "Paint from coarse to fine, up to the size chosen"),
+    "start": ("Start", "Paint at the chosen size, from the chosen start"),
+    "render": ("Render", "Paint from coarse to fine, up to the chosen size"),
     "pause": ("Pause", "Stop painting until Resume or Step"),
     "resume": ("Resume", "Continue painting"),
     "step": ("Step", "Make one step, and pause"),
     "stop": ("Stop", "End the painting"),
     "back": ("Back", "Go back to the snapshot that the timeline shows, and continue from there"),
-    "reset": ("Reset", "Forget the painting; the settings stay"),
+    "reset": ("Reset", "Delete the painting; the settings stay"),
 }
 SAVE_BUTTONS = {
     "save_image": ("Save image", "The image shown, as PNG"),
     "save_gif": ("Save GIF", "A time-lapse of the painting"),
     "save_mp4": ("Save MP4", "A time-lapse of the painting"),
-    "show_code": ("Show code", "Python that paints this image again, without the playground"),
+    "show_code": ("Show code", "Python code that repeats this image, without the playground"),
 }
 
 
@@ -44,7 +44,7 @@ class Panel:
 
     Args:
         sources: what the content and the style are, by name.
-        app: without fields for paths and addresses, which a stranger must not name; `ticks` are the page's heartbeat.
+        app: no fields for paths and addresses, since a stranger could name any; `ticks` are the page's heartbeat.
         ticking: show `ticks`, which the reader starts, and each of which makes a step.
     """
 
@@ -71,7 +71,7 @@ class Panel:
         self.across, self.down = slider("Zoom across", 0, 1, 0.01, 0.5), slider("Zoom down", 0, 1, 0.01, 0.5)
         self.buttons = {method: button(*texts) for method, texts in (BUTTONS | SAVE_BUTTONS).items()}
         self.views = {name: view() for name in (*sources, "output")}
-        self.chart, self.status, self.trouble = W.HTML(), W.HTML(), W.HTML()
+        self.chart, self.status, self.messages = W.HTML(), W.HTML(), W.HTML()
         self.code = W.Textarea(description="Code", rows=12, layout=W.Layout(width="100%", display="none"))
         beating = {"playing": True, "repeat": True} if app else {}
         self.ticks = W.Play(max=10**9, interval=1000 * HEARTBEAT_S if app else 50, **beating)
@@ -83,7 +83,7 @@ class Panel:
             row(*(self.buttons[method] for method in BUTTONS), self.ticks),
             row(*self.views.values()),
             self.status,
-            self.trouble,
+            self.messages,
             row(
                 column(self.stylized, *(rows[control.key] for control in CONTROLS if not control.layer)),
                 column(
@@ -148,7 +148,7 @@ def number_box(control: Control) -> W.BoundedFloatText:
 
 
 def three_digits(box: W.BoundedFloatText, value: float) -> float:
-    """Return what a number box shows: three digits, or all that the reader typed into it."""
+    """Return what a number box shows: three digits, or all digits that the reader typed into it."""
     return value if box.value == value else float(f"{value:.3g}")
 
 
@@ -167,7 +167,7 @@ def log_slider(control: Control, model: Model) -> W.FloatSlider:
 
 
 def balance_slider(label: str, model: Model) -> W.FloatSlider:
-    """Return a slider that shows how stylized the values are, and sets β."""
+    """Return a slider that shows the balance of the values, and sets β."""
     widget = slider(label, 0, 1, 0.01)
     return model.display(
         widget,
@@ -177,7 +177,7 @@ def balance_slider(label: str, model: Model) -> W.FloatSlider:
 
 
 def on_grid(slider: W.FloatSlider, value: float) -> float:
-    """Return the position of a slider that is nearest to a value, computed exactly as the page does it (noUiSlider).
+    """Return a slider's position nearest to a value, computed exactly as in the page (noUiSlider).
 
     The page rounds any other value to this one, and sends that back as if the reader had moved the slider.
     """

@@ -1,4 +1,4 @@
-"""The playground: a painting that is steered while it is painted, in JupyterLab, in Colab and as a web app."""
+"""`Playground`: the panel, connected to a painter, and the drawing of what it paints."""
 
 import base64
 import queue
@@ -39,20 +39,20 @@ PAGE_TIMEOUT_S = 20  # seconds without a heartbeat of a web app's page, after wh
 
 
 class Playground:
-    """A painting with its controls, shown where it is the value of a cell; every button is a method, too.
+    """A painting with its controls, displayed as the value of a cell. Every button is also a method.
 
     Args:
         content, style: paths (in the project or your own), http(s) addresses, or images (1, 3, H, W) in [0, 1].
         size: the longest side in pixels that `start` and `render` paint at.
         steps: evaluations at that size.
         network: "auto", "vgg16", "vgg19" or a `VGG`.
-        alpha, beta: the weights to begin with.
-        color, content_loss, style_loss: as `StyleTransfer` has them, throughout.
-        app: as a web app shows it: no paths or addresses, downloads in place of files, a pause when the page is gone.
+        alpha, beta: the first weights of the content and style losses.
+        color, content_loss, style_loss: the arguments of `StyleTransfer`; they do not change.
+        app: for a web app: no paths or addresses, downloads in place of files, a pause when the page is closed.
 
     It begins with a sketch of 128 px. A kernel has one playground: the next closes the last. `close` ends its threads.
 
-    Raises what `load_image` raises; what goes wrong later is shown, and raised by `wait`.
+    Raises what `load_image` raises. Later errors are shown in the panel, and raised by `wait`.
     """
 
     _current: Callable[[], "Playground | None"] = staticmethod(lambda: None)
@@ -115,7 +115,7 @@ class Playground:
     def _ipython_display_(self) -> None:
         display(self.panel.box)
 
-    # What the buttons do
+    # Buttons
 
     def sketch(self) -> None:
         """Paint a small draft."""
@@ -138,7 +138,7 @@ class Playground:
         self.painter.pause()
 
     def resume(self) -> None:
-        """Paint on."""
+        """Continue painting."""
         self.painter.resume()
 
     def step(self) -> None:
@@ -152,7 +152,7 @@ class Playground:
         self.painter.stop()
 
     def back(self) -> None:
-        """Go back to the snapshot that the timeline shows, or to the last but one, and paint on from there."""
+        """Go back to the snapshot that the timeline shows, or to the last but one, and continue from there."""
         snapshots = self.painter.history.snapshots
         snapshot = self._chosen or (snapshots[-2:] or [None])[0]
         if snapshot is not None:
@@ -160,7 +160,7 @@ class Playground:
             self.painter.back(snapshot, self.panel.steps.value)
 
     def reset(self) -> None:
-        """Forget the painting; the settings stay."""
+        """Delete the painting; the settings stay."""
         self._chosen = None
         self.painter.reset()
 
@@ -171,38 +171,38 @@ class Playground:
             recipe = {"code": self._code(shown), "step": shown.step} | self.painter.run.recipe
             return save_image(shown.image, path, recipe=recipe)
 
-        return self._keep(".png", write)
+        return self._save(".png", write)
 
     def save_gif(self) -> Path | None:
         """Save a time-lapse of the snapshots as GIF."""
-        return self._keep(".gif", _time_lapse)
+        return self._save(".gif", _time_lapse)
 
     def save_mp4(self) -> Path | None:
         """Save a time-lapse of the snapshots as MP4."""
-        return self._keep(".mp4", _time_lapse)
+        return self._save(".mp4", _time_lapse)
 
     def show_code(self) -> str:
-        """Show, and return, Python that paints the image shown again, without the playground."""
+        """Show and return Python code that repeats the image shown, without the playground."""
         if self.shown is not None:
             self.panel.code.value = self._code(self.shown)
             self.panel.code.layout.display = None
         return self.panel.code.value
 
     def close(self) -> None:
-        """End the threads and remove the widgets; other methods do nothing from then on."""
+        """End the threads and remove the widgets; afterwards, the other methods do nothing."""
         self.painter.close()
         self._fresh.set()
         _close(self.panel.box)
 
     def wait(self, block: bool | None = None, timeout: float | None = None) -> Figure | None:
-        """Block until nothing is being painted; return content, style and painting, and raise what went wrong.
+        """Block until nothing is being painted; return a figure of content, style and painting, and raise errors.
 
-        Without `block`, it blocks only where no page can steer (papermill, nbval, nbconvert), else returns None.
+        By default it blocks only where no page can steer (papermill, nbval, nbconvert), and else returns None.
         Raises TimeoutError; and KeyboardInterrupt, after which the painting stops.
         """
         if not (block if block is not None else not _page_can_steer()):
             return None
-        self._refresh()  # what was left for later may begin a painting
+        self._refresh()  # a queued job may begin a painting
         while not self._threaded and self.painter.turn():
             pass
         self.painter.wait(timeout)
@@ -219,15 +219,15 @@ class Playground:
         """How many steps the painting has."""
         return self.painter.history.steps
 
-    # Controls and what they steer
+    # Connections
 
     def _connect(self) -> None:
         for method, widget in self.panel.buttons.items():
             self._on(widget, lambda self, _, method=method: self._press(method))
         self.panel.model.changed = self._weakly(lambda self, settings: self.painter.steer(**settings))
-        self._on(self.panel.size, lambda self, size: self.painter.paint_on(size, self.panel.steps.value))
+        self._on(self.panel.size, lambda self, size: self.painter.continue_at(size, self.panel.steps.value))
         self._on(
-            self.panel.start_choice, lambda self, start: self.painter.paint_on(None, self.panel.steps.value, start)
+            self.panel.start_choice, lambda self, start: self.painter.continue_at(None, self.panel.steps.value, start)
         )
         for name in self._images:
             self._on(self.panel.pictures[name], lambda self, path, name=name: self._pick(name, path))
@@ -248,7 +248,7 @@ class Playground:
             widget.observe(lambda change: call(change["new"]), "value")
 
     def _weakly(self, do: Callable[["Playground", object], None]) -> Callable[[object], None]:
-        """Return a function that calls `do(playground, value)`, and does not keep the playground alive."""
+        """Return a function that calls `do(playground, value)`, with a weak reference to the playground."""
         weak = weakref.ref(self)
 
         def call(value) -> None:
@@ -302,26 +302,27 @@ class Playground:
         file = next(iter(files.values())) | {"name": next(iter(files))} if isinstance(files, dict) else files[0]
         content = bytes(file["content"])
         if len(content) > UPLOAD_MB * 10**6:
-            raise ValueError(f"{file['name']}: over {UPLOAD_MB} MB")
+            raise ValueError(f"{file['name']}: expected at most {UPLOAD_MB} MB, got {len(content) / 1e6:.1f} MB")
         try:
             _, picture = read(content)
-            if picture.width * picture.height > UPLOAD_PIXELS:
-                raise ValueError(f"<bytes>: over {UPLOAD_PIXELS // 10**6} megapixels")
+            if (pixels := picture.width * picture.height) > UPLOAD_PIXELS:
+                most = UPLOAD_PIXELS / 1e6
+                raise ValueError(f"<bytes>: expected at most {most:g} megapixels, got {pixels / 1e6:.1f}")
             self._take(name, content, file["name"])
         except ValueError as error:
             raise ValueError(str(error).replace("<bytes>", file["name"])) from error
 
-    def _take(self, name: str, source: str | bytes, called: str | None = None) -> None:
-        """Take another picture for the content or the style, and sketch."""
+    def _take(self, name: str, source: str | bytes, file_name: str | None = None) -> None:
+        """Load another content or style image, and sketch."""
         self._images[name] = _load(source)
-        self._names[name] = called or source
-        (self._uploaded.add if called else self._uploaded.discard)(name)
+        self._names[name] = file_name or source
+        (self._uploaded.add if file_name else self._uploaded.discard)(name)
         self.panel.pictures[name].value = source if source in self.panel.pictures[name].options else CUSTOM
         self._chosen = None
         self.painter.take_pictures(*self._images.values())
         self.sketch()
 
-    # What is shown
+    # Drawing
 
     def _changed(self) -> None:
         self._fresh.set()
@@ -329,7 +330,7 @@ class Playground:
             self._refresh()
 
     def _later(self, job: Callable, *arguments) -> None:
-        """Leave something that takes a while to the thread that draws."""
+        """Queue a slow job for the thread that draws."""
         self._jobs.put((job, arguments))
 
     def _refresh_at_leisure(self) -> bool | None:
@@ -341,7 +342,7 @@ class Playground:
         return not settled or self._timeline_used is not None
 
     def _refresh(self) -> None:
-        """Do what was left for later, and draw what has changed."""
+        """Do the queued jobs, and draw what has changed."""
         with self._drawing:
             while not self._jobs.empty():
                 job, arguments = self._jobs.get()
@@ -356,13 +357,13 @@ class Playground:
                 self._listen()
             try:
                 self.panel.model.calibrate(self.painter.balance_unit)
-                status = self._status()  # first: where it says that all is done, the rest shows all
+                status = self._status()  # first: if it says "done", all that follows is complete
                 self._draw(status, self.painter.history, self.shown)
-            except Exception:  # nobody would see it, and nothing be drawn any more
-                self.panel.trouble.value = f'<pre role="alert">{escape(traceback.format_exc())}</pre>'
+            except Exception:  # which nobody would see, and after which nothing would be drawn
+                self.panel.messages.value = f'<pre role="alert">{escape(traceback.format_exc())}</pre>'
 
     def _listen(self) -> None:
-        """Pause where the page has been silent for long; one that was drawn just now wants to be told to beat."""
+        """Pause after `PAGE_TIMEOUT_S` without a heartbeat, and ask a new page to begin its heartbeat."""
         now = time.monotonic()
         if now - self._last_beat > PAGE_TIMEOUT_S:
             self._left = True
@@ -389,8 +390,8 @@ class Playground:
         )
         self._put(self.panel.status, status, lambda: status)
         parts = self._message, escape(self.painter.note), f"<pre>{escape(self.painter.failure)}</pre>"
-        trouble = "<br>".join(part for part in parts if part not in ("", "<pre></pre>"))
-        self._put(self.panel.trouble, trouble, lambda: f'<div role="alert" style="overflow: auto">{trouble}</div>')
+        messages = "<br>".join(part for part in parts if part not in ("", "<pre></pre>"))
+        self._put(self.panel.messages, messages, lambda: f'<div role="alert" style="overflow: auto">{messages}</div>')
         self._draw_timeline(history)
 
     def _draw_timeline(self, history: History) -> None:
@@ -414,7 +415,7 @@ class Playground:
             widget.value = make()
 
     def _place(self) -> int:
-        """Where the timeline stands: at the snapshot chosen, or behind the last."""
+        """Return the timeline's position: at the chosen snapshot, or after the last."""
         if self._chosen is None:
             return len(self._places)
         return sum(snapshot.step < self._chosen.step for snapshot in self._places)
@@ -443,8 +444,8 @@ class Playground:
         )
         return self.painter.history.code(*expressions, shown.step)
 
-    def _keep(self, suffix: str, write: Callable[[Path, History, Snapshot], Path]) -> Path | None:
-        """Write a file that was not there before, and say where; in the app, offer it for download instead."""
+    def _save(self, suffix: str, write: Callable[[Path, History, Snapshot], Path]) -> Path | None:
+        """Write a new file and show its path; in the app, offer it for download instead."""
         history, shown = self.painter.history, self.shown
         if shown is None:
             self._message = "Nothing is painted yet."
@@ -483,7 +484,7 @@ def _load(source: str | Path | bytes | Tensor) -> Tensor:
 
 
 def _expression(name: str, source: str, image: Tensor, uploaded: bool) -> str:
-    """Return Python that has an image: the variable that was given, or a picture loaded again."""
+    """Return a Python expression of an image: the variable that was given, or a picture loaded again."""
     if source == "tensor":
         return f"{name}_image  # your own"
     own = "  # your own file" if uploaded else ""
@@ -495,7 +496,7 @@ def _problem(error: Exception) -> str:
 
 
 def _when_a_page_connects(call: Callable[[None], None]) -> None:
-    """Call when a page connects to the kernel, for the first time or again: then it asks for all widgets."""
+    """Call a function whenever a page connects to the kernel: then it asks for all widgets."""
 
     def opened(comm, message) -> None:
         W.Widget.handle_control_comm_opened(comm, message)
@@ -513,6 +514,6 @@ def _close(widget: W.Widget) -> None:
 
 
 def _page_can_steer() -> bool:
-    """Say whether the running cell was sent by a page: papermill, nbval and nbconvert allow no standard input."""
+    """Return whether a page sent the running cell: papermill, nbval and nbconvert allow no standard input."""
     kernel = getattr(get_ipython(), "kernel", None)
     return kernel is not None and kernel.get_parent().get("content", {}).get("allow_stdin", False)
