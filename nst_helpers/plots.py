@@ -35,7 +35,7 @@ def show_grid(
 
 
 def show_losses(history: Iterable) -> Figure:
-    """Return a figure of the total loss and its weighted parts, on a logarithmic scale, over the evaluations.
+    """Return a figure of the total loss and its weighted parts, on a logarithmic scale, over the steps.
 
     Args:
         history: records, as in `StyleTransfer.history` and `Result.history`. A dotted line marks each change of size;
@@ -55,7 +55,7 @@ def show_losses(history: Iterable) -> Figure:
         if record.size != before.size:
             ax.axvline(record.step, color="gray", linestyle=":")
             ax.text(record.step, 1.01, f" {record.size} px", transform=ax.get_xaxis_transform(), color="gray")
-    ax.set(xlabel="evaluations", ylabel="loss", yscale="log")
+    ax.set(xlabel="step", ylabel="loss", yscale="log")
     ax.legend()
     plt.close(figure)
     return figure
