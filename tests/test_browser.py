@@ -422,7 +422,9 @@ class TestApp:
         within(60, lambda: self.step(page) == 25, "a sketch")
         upload(page, pictures / "big.png")
         alert = page.get_by_role("alert")
-        within(30, lambda: alert.count() and "big.png: over 7 MB" in alert.inner_text(), "a refusal")
+        within(
+            30, lambda: alert.count() and "big.png: expected at most 7 MB, got 26" in alert.inner_text(), "a refusal"
+        )
         upload(page, pictures / "small.jpg")
         within(30, lambda: "Content: small" in page.locator("body").inner_text(), "the small picture")
         page.close()

@@ -164,10 +164,10 @@ class TestPainter:
     def test_other_size_and_start_on_the_way(self, painter):
         painter.paint((32,), 3, "content")
         painter.wait(60)
-        painter.paint_on(64, 4)
+        painter.continue_at(64, 4)
         painter.wait(60)
         assert (painter.history.latest.size, painter.history.steps) == (64, 7)
-        painter.paint_on(None, 1, "noise")
+        painter.continue_at(None, 1, "noise")
         painter.wait(60)
         assert (painter.history.latest.size, painter.history.steps) == (64, 8)
         noise = nst.StyleTransfer(
@@ -355,7 +355,7 @@ class TestPlayground:
         playground.panel.size.value = 128
         settled(playground)
         assert playground.shown.size == 128
-        assert "style_image: enlarged from 64×64 to 128×128 px" in playground.panel.trouble.value
+        assert "style_image: enlarged from 64×64 to 128×128 px" in playground.panel.messages.value
         playground.panel.start_choice.value = "content"
         settled(playground)
         assert playground.painter.history.segments[-1].start == "content"
@@ -410,7 +410,12 @@ class TestPlayground:
 
     @pytest.mark.parametrize(
         ("content", "said"),
-        [(b"", "zero-sized"), (b"no picture", "not an image"), (bytes(8_000_000), "over 7 MB"), (None, "megapixels")],
+        [
+            (b"", "zero-sized"),
+            (b"no picture", "not an image"),
+            (bytes(8_000_000), "expected at most 7 MB, got 8.0 MB"),
+            (None, "expected at most 0.001 megapixels"),
+        ],
     )
     def test_bad_uploads_are_told_and_change_nothing(self, playground, content, said, monkeypatch):
         settled(playground)
@@ -423,7 +428,7 @@ class TestPlayground:
         for files in ({"a.png": {"content": content}}, ({"name": "a.png", "content": memoryview(content)},)):
             playground._later(playground._upload, "content", files)
             settled(playground)
-            assert said in playground.panel.trouble.value
+            assert said in playground.panel.messages.value
             assert playground._images["content"] is before
             assert playground.steps_made == widgets.SKETCH_STEPS
 
@@ -434,13 +439,13 @@ class TestPlayground:
         nst.to_pil(picture(32, 64)).save(file, "EPS")
         playground._later(playground._upload, "content", ({"name": "a.jpg", "content": file.getvalue()},))
         settled(playground)
-        assert "a.jpg: not an image" in playground.panel.trouble.value
+        assert "a.jpg: not an image" in playground.panel.messages.value
 
     def test_bad_uploads_are_named(self, playground):
         settled(playground)
         playground._later(playground._upload, "content", ({"name": "notes.txt", "content": b"no picture"},))
         settled(playground)
-        assert "notes.txt: not an image" in playground.panel.trouble.value
+        assert "notes.txt: not an image" in playground.panel.messages.value
 
     def test_upload_buttons_are_renewed_when_a_page_connects_again(self, playground, picture):
         settled(playground)
@@ -524,8 +529,8 @@ class TestPlayground:
         with pytest.raises(TypeError):
             playground.wait(block=True, timeout=60)
         playground._refresh()
-        assert "TypeError" in playground.panel.trouble.value
-        assert 'role="alert"' in playground.panel.trouble.value
+        assert "TypeError" in playground.panel.messages.value
+        assert 'role="alert"' in playground.panel.messages.value
 
     def test_there_is_one(self, playground, images, vgg16):
         other = Playground(*images, network=vgg16)
