@@ -61,7 +61,7 @@ class StyleTransfer:
     Raises:
         ValueError: images that are not as above, unknown names, sizes too small for the network, negative weights.
         TypeError: unknown settings.
-        FloatingPointError: from `step`, where the loss is not finite and there is no image to go back to.
+        FloatingPointError: from `step`, where loss or gradient is not finite and no image is there to go back to.
         WeightsError: the network's weights cannot be had.
     """
 
@@ -284,7 +284,7 @@ class StyleTransfer:
                 state.best, state.setbacks = now, max(0, state.setbacks - 1)
             return now, False
         if state.best is None:
-            raise FloatingPointError(f"the loss is not finite at the start: {now.losses[0]} with {settings}")
+            raise FloatingPointError(f"loss or gradient is not finite at the start: {now.losses[0]} with {settings}")
         state.optimizer = OPTIMIZERS[settings.optimizer]()
         state.setbacks += 1
         return state.best, True

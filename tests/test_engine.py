@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d, cosine_similarity, max_pool2d
 
 import nst_helpers as nst
 from nst_helpers import engine
-from nst_helpers.engine import by_hand, direct, kernels, pick_engine, winograd
+from nst_helpers.engine import by_hand, direct, kernels, moments, pick_engine, winograd
 from nst_helpers.masks import parts_of
 
 EXACT, HALF = "float32", "bfloat16"
@@ -216,11 +216,41 @@ class TestExactness:
         assert found[0] < 5e-3
         assert found[1] >= 0.999
 
+    @pytest.mark.parametrize(
+        "case",
+        [
+            {"alpha": 1e12, "beta": 1e13}, {"alpha": 1e-12, "beta": 1e-11}, {"beta": 1e8}, {"alpha": 0, "beta": 1},
+            {"style_weights": {"conv5_1": 1.0}, "beta": 1e3}, {"style_loss": "mean_std"}, {"pooling": "l2"},
+            {"inputs": "255"}, {"preset": "d2l"}, {"preset": "jc"}, {"preset": "keras"}, {"preset": "gordic"},
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_float16_whatever_the_sizes_of_the_losses(self, root, case):
+        """Gradients beyond 65504, and shares of losses that are a millionth of others'."""
+        content = nst.load_image(root / "data/content/hopper.jpg", 96)
+        style = nst.load_image(root / "data/styles/night.jpg", 96)
+        preset = nst.presets[case["preset"]] if "preset" in case else None
+        inputs = case.get("inputs", preset.inputs if preset else "standardized")
+        network = nst.load_vgg("vgg16", case.get("pooling", "max"), "cpu", inputs=inputs)
+        settings = {"network": network, "sizes": (96,), "steps": (1,)}
+        settings |= preset.settings(content, network, size=96) if preset else {}
+        settings |= {name: value for name, value in case.items() if name not in ("preset", "pooling", "inputs")}
+        found, right = (
+            run.evaluate(content, run.settings)
+            for run in (
+                nst.StyleTransfer(content, style, engine="direct", precision="float16", **settings),
+                nst.StyleTransfer(content, style, engine="plain", **settings),
+            )
+        )
+        assert found.losses[0] == pytest.approx(right.losses[0], rel=2e-3)
+        got, expected = found.gradient.double(), right.gradient.double()
+        assert (got - expected).norm() < 0.15 * expected.norm()  # rounded, other maxima are pooled
+
     def test_gram_matrices_of_many_positions(self, monkeypatch):
         maps = torch.randn(1, 32, 41, 37, generator=torch.Generator().manual_seed(0))
-        monkeypatch.setattr(by_hand, "ROWS", 256)
-        rows = by_hand._rows(maps.contiguous(memory_format=torch.channels_last))
-        torch.testing.assert_close(by_hand._gram(rows), nst.gram_matrix(maps))
+        monkeypatch.setattr(moments, "ROWS", 256)
+        rows = moments.rows_of(maps.contiguous(memory_format=torch.channels_last))
+        torch.testing.assert_close(moments.gram_of(rows), nst.gram_matrix(maps))
 
 
 class TestEndToEnd:

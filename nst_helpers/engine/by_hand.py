@@ -1,8 +1,8 @@
 """The passes of a frozen VGG written out, forward and backward, for several times the speed of autograd."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,24 +10,15 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, max_unpool2
 
 from ..masks import Part
 from ..vgg import VGG, Stage
-from .plain import Maps, augmented
+from .moments import Request, add_gradient, moments, positions, rows_of
+from .plain import Maps
 
 # What an activation mask does: see `kernels`, which has these numbers too, since its compiled code is cached by file.
 OPEN, RELU, MAX, AVERAGE = range(4)
-ROWS = 4096  # positions that a Gram matrix sums in one product, before it goes on in float32
 FORWARD = {torch.bfloat16: torch.float32}  # the format of the forward pass, where it is not that of the gradient:
 # bfloat16's eight bits cost a gradient nothing, but after 300 evaluations a painting ends 3 % worse by them
 LOW_PRECISION_STEPS = 60  # first evaluations at a size that may be in low precision throughout: the result is as good
 LOW_PRECISION_FROM = 3  # the block from which on the forward pass then is in the gradient's format, too
-
-
-class Request(NamedTuple):
-    """The arguments of a call: see `engine.Engine`."""
-
-    layers: Sequence[str]
-    gram_layers: Sequence[str]
-    means: bool = False
-    parts: Mapping[str, Sequence[Part]] | None = None
 
 
 @dataclass
@@ -51,6 +42,7 @@ class Tape:
     request: Request
     traces: list[Trace] = field(default_factory=list)
     rows: Maps = field(default_factory=dict)  # {layer: feature maps (H'·W', C)} that Gram matrices were made of
+    grams: Maps = field(default_factory=dict)  # {layer: those, without autograd}
 
 
 class ByHand:
@@ -105,8 +97,9 @@ class ByHand:
             if layer in request.layers:
                 maps[layer] = y.to(torch.float32, copy=True)
             if layer in request.gram_layers:
-                rows = tape.rows[layer] = _rows(y.to(self.dtype, copy=True) if kept is None else kept)
-                grams[layer] = _moments(rows, request, layer)
+                rows = tape.rows[layer] = rows_of(y.to(self.dtype, copy=True) if kept is None else kept)
+                grams[layer] = moments(rows, request, layer)
+                tape.grams[layer] = grams[layer].detach()
 
         for stage in self._stages:
             if self._depth[stage.conv] > deepest:
@@ -142,26 +135,26 @@ class ByHand:
 
     def backward(self, tape: Tape, maps: Maps, grams: Maps) -> Tensor:
         """Return the gradient of the normalized image from those of feature maps and Gram matrices."""
-        grams = {layer: (D + D.mT) / _positions(tape, layer) for layer, D in grams.items()}
-        scale = 1.0
-        if self.dtype == torch.float16:  # which ends at 65504 and at 6e-8
-            scale = 0.1 / torch.stack([given.abs().max() for given in (*maps.values(), *grams.values())]).max()
-        maps = {layer: (given * scale).to(self.dtype) for layer, given in maps.items()}
-        grams = {layer: (given * scale).to(self.dtype) for layer, given in grams.items()}
+        grams = {layer: (D + D.mT) / positions(tape.rows[layer], tape.request, layer) for layer, D in grams.items()}
+        scale, shares = 1.0, self._shares(tape, maps, grams) if self.dtype == torch.float16 else {}
 
         def added(g: Tensor | None, layer: str, height: int, width: int) -> Tensor | None:
             """Return g with what the losses gave to a layer."""
             if layer in maps:
-                g = maps[layer].contiguous(memory_format=torch.channels_last) if g is None else g.add_(maps[layer])
+                given = (maps[layer] * scale).to(self.dtype)
+                g = given.contiguous(memory_format=torch.channels_last) if g is None else g.add_(given)
             if layer in grams and g is None:
                 g = tape.rows[layer].new_zeros(1, height, width, tape.rows[layer].shape[1]).permute(0, 3, 1, 2)
             if layer in grams:
-                _add_gradient(_rows(g), tape.rows[layer], grams[layer], tape.request, layer)
+                D = (grams[layer] * scale).to(self.dtype)
+                add_gradient(rows_of(g), tape.rows[layer], D, tape.request, layer)
             return g
 
         g = None
         for trace in reversed(tape.traces):
             stage, mode, mask, (height, width) = trace.stage, trace.mode, trace.mask, trace.shape
+            if self.dtype == torch.float16 and (g is None or stage.pool is not None):
+                g, scale = _rescaled(g, scale, shares.pop(self.network.block(stage.conv), []))
             if trace.pooled:
                 g = added(g, stage.pool, height // 2, width // 2)
                 if g is not None and trace.argmax is not None:
@@ -178,6 +171,39 @@ class ByHand:
             if g is not None:
                 g = trace.convolution.backward(g, mask, mode, (height, width), self.buffers)
         return g / scale
+
+    def _shares(self, tape: Tape, maps: Maps, grams: Maps) -> dict[int, list[Tensor]]:
+        """Return {block: root mean squares of what the losses add to the gradient in it}."""
+        shares = defaultdict(list)
+        for layer, given in maps.items():
+            shares[self.network.block(layer)].append(_root_mean_square(given))
+        for layer, D in grams.items():  # ‖F·D‖² = tr(Dᵀ·G·D), where G is the Gram matrix of F
+            channels = tape.rows[layer].shape[1]
+            D = D[..., :channels]
+            square = (tape.grams[layer] @ D * D).sum() / channels
+            shares[self.network.block(layer)].append(square.clamp(min=0).sqrt())
+        return shares
+
+
+def _rescaled(g: Tensor | None, scale: Tensor | float, shares: list[Tensor]) -> tuple[Tensor | None, Tensor | float]:
+    """Return g and its scale such that the root mean square of g, or of the largest share to come in the block, is 1.
+
+    float16 ends at 65504 and at 6e-8, which one scale for the whole way back leaves: gradients grow a hundredfold from
+    block to block, and the losses' shares may be a millionfold apart.
+    """
+    if g is not None:
+        shares = [*shares, _root_mean_square(g) / scale]
+    if not shares:
+        return g, scale
+    new = 1 / torch.stack(shares).max().clamp(min=1e-30)
+    if g is None:
+        return g, new
+    ratio = (new / scale).clamp(max=32768.0)
+    return g.mul_(ratio), scale * ratio
+
+
+def _root_mean_square(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dtype=torch.float32) / x.numel() ** 0.5
 
 
 class _Pass(torch.autograd.Function):
@@ -207,56 +233,3 @@ def _paired(request: Request, tensors: Sequence[Tensor]) -> tuple[Maps, Maps]:
     """Return {layer: tensor} of the feature maps and of the Gram matrices."""
     n = len(request.layers)
     return dict(zip(request.layers, tensors[:n], strict=True)), dict(zip(request.gram_layers, tensors[n:], strict=True))
-
-
-def _rows(feature_maps: Tensor) -> Tensor:
-    """Return (1, C, H, W) in channels_last as (H·W, C), the same memory."""
-    return feature_maps[0].permute(1, 2, 0).flatten(0, 1)
-
-
-def _gram(rows: Tensor) -> Tensor:
-    """Return the Gram matrix (1, C, C) of rows (H·W, C), divided by H·W; beyond ROWS positions summed in float32."""
-    rows = rows.float() if rows.dtype == torch.float16 else rows  # whose largest number is 65504
-    whole = len(rows) - len(rows) % ROWS
-    parts, rest = rows[:whole].view(-1, ROWS, rows.shape[1]), rows[whole:]
-    total = torch.bmm(parts.transpose(1, 2), parts).sum(0, dtype=torch.float32) + (rest.T @ rest)
-    return total[None] / len(rows)
-
-
-def _moments(rows: Tensor, request: Request, layer: str) -> Tensor:
-    """Return the Gram matrices (R, C, C) of the layer's parts, with a row and a column for the mean where requested."""
-    if request.parts is None and not request.means:
-        return _gram(rows)
-    moments = []
-    for part in [None] if request.parts is None else request.parts[layer]:
-        root = None if part is None else part.weights.sqrt().to(rows.dtype)[:, None]
-        chosen = rows if part is None else rows[part.positions] * root
-        gram = _gram(chosen)
-        if request.means:
-            total = (chosen if part is None else chosen * root).sum(0, dtype=torch.float32)
-            gram = augmented(gram, total[None] / len(chosen))
-        moments.append(gram)
-    return torch.cat(moments)
-
-
-def _positions(tape: Tape, layer: str) -> Tensor | int:
-    """Return how many positions each Gram matrix is divided by: a number, or (R, 1, 1)."""
-    if tape.request.parts is None:
-        return len(tape.rows[layer])
-    counts = [len(part.positions) for part in tape.request.parts[layer]]
-    return torch.tensor(counts, device=tape.rows[layer].device)[:, None, None]
-
-
-def _add_gradient(g: Tensor, rows: Tensor, D: Tensor, request: Request, layer: str) -> None:
-    """Add to g, (H·W, C), what the gradients D of `_moments` come to; they are symmetric, and divided."""
-    channels = rows.shape[1]
-    if request.parts is None:
-        g.addmm_(rows, D[0, :channels, :channels])
-        if request.means:
-            g += D[0, :channels, channels]
-        return
-    for part, given in zip(request.parts[layer], D, strict=True):
-        change = rows[part.positions] @ given[:channels, :channels]
-        if request.means:
-            change += given[:channels, channels]
-        g.index_add_(0, part.positions, change * part.weights.to(rows.dtype)[:, None])
