@@ -3,22 +3,28 @@ PYTHON ?= python3
 BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-browser soak slow lab app lint bench notebooks styles
+.PHONY: demo test-quick test test-all test-browser soak lab app lint bench notebooks styles
 
 demo: $(INSTALLED)  ## paint data/'s demo pair into outputs/
 	$(BIN)/python -m nst_helpers.demo
 
-test: $(INSTALLED)  ## the whole test suite
-	$(BIN)/python -m pytest
+# One thread for each of two workers
+test-quick test: export OMP_NUM_THREADS = 1
+
+test-quick: $(INSTALLED)  ## units, formulas, exercises: before every commit
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long and not slow"
+
+test: $(INSTALLED)  ## these, engines, widgets, every notebook once, one real page
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-all: $(INSTALLED)  ## everything: other pictures, quality "good", every gesture on real pages
+	$(BIN)/python -m pytest -m ""
 
 test-browser: $(INSTALLED)  ## the playground in real pages; wants Chromium
 	$(BIN)/python -m pytest -m browser -s
 
 soak: $(INSTALLED)  ## half an hour of steering: does the memory grow?
 	$(BIN)/python -m benchmarks.soak
-
-slow: $(INSTALLED)  ## the notebooks with quality "good", which make test leaves out
-	$(BIN)/python -m pytest -m slow
 
 lab: $(INSTALLED)  ## JupyterLab on the notebooks
 	$(BIN)/python -m jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb

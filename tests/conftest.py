@@ -30,3 +30,9 @@ def picture():
         return torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear").clamp(0, 1)
 
     return make
+
+
+def pytest_collection_modifyitems(config, items):
+    """Whole notebooks first where there are several workers, so that no worker ends with the longest one alone."""
+    if config.getoption("numprocesses", None):
+        items.sort(key=lambda item: "test_nbval" not in item.name)

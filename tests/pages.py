@@ -15,6 +15,8 @@ from conftest import ROOT
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 IN_PAGES = [
     pytest.mark.browser,
+    pytest.mark.long,
+    pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
 ]
 SCREENSHOTS = ROOT / "outputs" / "browser"
@@ -58,8 +60,8 @@ def serving(folder, *command, python=sys.executable):
 
 
 def within(seconds, condition, what=""):
-    """Return the condition's value as soon as it holds."""
-    end = time.monotonic() + seconds
+    """Return the condition's value as soon as it holds; on a busy machine three times as many seconds are granted."""
+    end = time.monotonic() + 3 * seconds
     while True:
         with contextlib.suppress(OSError):
             if value := condition():

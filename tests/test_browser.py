@@ -178,6 +178,7 @@ def opened(browser, lab):
         page.close()
 
 
+@pytest.mark.slow
 def test_steering(opened):
     lab = opened()
     lab.run_all()
@@ -242,7 +243,8 @@ print((time.process_time() - began) / ({last} - {first}))
 """
 
 
-def test_gestures(opened):
+@pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_gestures(opened, every):
     lab = opened()
     lab.run_all()
     within(90, lambda: lab.step > 5, "a sketch")
@@ -250,11 +252,12 @@ def test_gestures(opened):
     lab.press("Stop")
     lab.press("Start")
     within(60, lambda: "256 px" in lab.caption, "painting at 256 px")
-    wrong = make_all(Hand(lab.page, lab.output, kernel), GESTURES)
+    wrong = make_all(Hand(lab.page, lab.output, kernel), GESTURES[::every])
     lab.screenshot("gestures")
     assert not wrong
 
 
+@pytest.mark.slow
 def test_pause_back_step_stop(opened):
     lab = opened()
     lab.run_all()
@@ -281,6 +284,7 @@ def test_pause_back_step_stop(opened):
     within(10, lambda: "not begun" in lab.caption, "reset")
 
 
+@pytest.mark.slow
 def test_run_twice_an_error_and_two_notebooks(opened):
     lab = opened()
     lab.run_all()
@@ -309,6 +313,7 @@ def test_run_twice_an_error_and_two_notebooks(opened):
     within(20, lambda: "TypeError" not in alert.inner_text() and lab.step > 3, "painting again")
 
 
+@pytest.mark.slow
 def test_looks(opened):
     lab = opened()
     lab.run_all()
@@ -343,6 +348,7 @@ def upload(page, path):
     chooser.value.set_files(path)
 
 
+@pytest.mark.slow
 def test_an_upload_that_is_too_large_blocks_no_other(opened, pictures):
     lab = opened()
     lab.run_all()
@@ -378,6 +384,7 @@ class TestApp:
         found = re.search(r"step (\d+)", page.locator("figcaption").nth(2).inner_text())
         return int(found[1]) if found else 0
 
+    @pytest.mark.slow
     def test_two_visitors(self, browser, app):
         address, server, _ = app
 
@@ -404,6 +411,7 @@ class TestApp:
         within(30, lambda: self.step(second) == 26, "a step")
         second.close()
 
+    @pytest.mark.slow
     def test_gestures(self, browser, app):
         address, _, connections = app
         page = self.visit(browser, address)
@@ -417,6 +425,7 @@ class TestApp:
         page.close()
         assert not wrong
 
+    @pytest.mark.slow
     def test_upload(self, browser, app, pictures):
         page = self.visit(browser, app[0])
         within(60, lambda: self.step(page) == 25, "a sketch")

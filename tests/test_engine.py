@@ -1,6 +1,7 @@
 """Every engine against the plain float32 loop, written here once more, as the oracle."""
 
 import itertools
+import statistics
 import subprocess
 import sys
 import threading
@@ -254,13 +255,21 @@ class TestExactness:
 
 
 class TestEndToEnd:
-    def test_a_painting_ends_where_float32_leads(self, vgg16, root):
-        """As the plain engine scores it, in the mean of three pairs.
+    @pytest.mark.parametrize(
+        ("pairs", "evaluations", "most"),
+        [
+            pytest.param(PAIRS[:1], (100,), 1.05, marks=pytest.mark.long),
+            pytest.param(PAIRS, (100, 300), 1.02, marks=pytest.mark.slow),
+        ],
+        ids=["one", "three"],
+    )
+    def test_a_painting_ends_where_float32_leads(self, vgg16, root, pairs, evaluations, most):
+        """As the plain engine scores it, in the mean of some pairs.
 
         Two float32 runs at this size, from starts that differ by 1e-4, already end up to 3 % apart.
         """
-        ratios = {100: [], 300: []}
-        for content, style in PAIRS:
+        ratios = {number: [] for number in evaluations}
+        for content, style in pairs:
             pictures = (
                 nst.load_image(root / f"data/content/{content}.jpg", 96),
                 nst.load_image(root / f"data/styles/{style}.jpg", 96),
@@ -268,16 +277,15 @@ class TestEndToEnd:
             scores = {}
             judge = nst.StyleTransfer(*pictures, network=vgg16, sizes=(96,), engine="plain")
             for dtype in (EXACT, HALF):
-                settings = {"network": vgg16, "sizes": (96,), "steps": 300, "start": "content"}
+                settings = {"network": vgg16, "sizes": (96,), "steps": evaluations[-1], "start": "content"}
                 run = nst.StyleTransfer(*pictures, **settings, engine="direct", precision=dtype)
                 for record in run:
                     if record.step in ratios:
                         scores[dtype, record.step] = judge.score(run.best)
-            for evaluations, found in ratios.items():
-                found.append(scores[HALF, evaluations] / scores[EXACT, evaluations])
+            for number, found in ratios.items():
+                found.append(scores[HALF, number] / scores[EXACT, number])
         print(ratios)
-        assert sum(ratios[100]) / 3 < 1.02
-        assert sum(ratios[300]) / 3 < 1.02
+        assert all(statistics.mean(found) < most for found in ratios.values())
 
 
 class TestConvolutions:

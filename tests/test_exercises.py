@@ -1,6 +1,7 @@
 """Every exercise: its stub counts as not started, its solution passes, and plausible wrong answers fail with a hint."""
 
 import re
+from functools import cache
 
 import nbformat
 import pytest
@@ -162,6 +163,7 @@ WRONG = {
 }
 
 
+@cache
 def code(path):
     return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 

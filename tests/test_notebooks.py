@@ -51,6 +51,7 @@ def mine(clone, picture):
 
 
 class TestAsWritten:
+    @pytest.mark.long
     @each_notebook
     def test_nbval(self, path, clone):
         command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-q"]
@@ -117,6 +118,7 @@ class TestCourse:
         )
         assert printed(done, "stderr") == ""
 
+    @pytest.mark.slow
     def test_other_pictures(self, path, tmp_path, mine):
         self.run(path, tmp_path, mine, content="../data/content/coffee.jpg", style="data/styles/mosaic.jpg")
 
@@ -136,6 +138,7 @@ def test_what_05_tells_of_its_own_pictures():
     assert min(ends, key=ends.get) == "style"
 
 
+@pytest.mark.long
 class TestQuickstart:
     PATH = ROOT / "notebooks" / "00_quickstart.ipynb"
 
@@ -174,6 +177,7 @@ class TestQuickstart:
         assert (mine.parent / "outputs" / "my_painting.jpg").exists()
 
 
+@pytest.mark.long
 def test_the_demo(clone, vgg16, tmp_path):
     """`python -m nst_helpers.demo` with VGG-16 cached and nothing in reach: it says so, and paints well."""
     cached = weights._features_path()
@@ -204,6 +208,7 @@ def test_the_demo(clone, vgg16, tmp_path):
     assert max(nst.load_image(outputs / "quickstart.jpg", size=None).shape[2:]) == 512
 
 
+@pytest.mark.long
 def test_content_stays_recognizable(vgg16, root):
     """The issue's bar: one size, 100 evaluations, from the photograph: under 15 % of the loss, and still that picture.
 

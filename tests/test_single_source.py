@@ -3,6 +3,7 @@
 import ast
 import operator
 import re
+from functools import cache
 
 import nbformat
 import pytest
@@ -55,6 +56,7 @@ OTHER = {  # names, figures and choices; what they return is looked at, or used
 }
 
 
+@cache
 def code(path):
     """Return the code cells of a notebook as text, without lines that are IPython's."""
     cells = nbformat.read(path, as_version=4).cells
