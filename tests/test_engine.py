@@ -15,6 +15,8 @@ from nst_helpers import engine
 from nst_helpers.engine import by_hand, direct, kernels, moments, pick_engine, winograd
 from nst_helpers.masks import parts_of
 
+pytestmark = pytest.mark.long
+
 EXACT, HALF = "float32", "bfloat16"
 PAIRS = [("hopper", "night"), ("coffee", "dusk"), ("rocket", "facets")]
 

@@ -95,6 +95,7 @@ class TestHistory:
         paint(history, 1, start="noise")
         assert history.annotations[-1].text == "64 px, from noise"
 
+    @pytest.mark.long
     def test_memory_is_bounded(self, paint, monkeypatch):
         monkeypatch.setattr(histories, "SNAPSHOTS", 6)
         monkeypatch.setattr(histories, "LOSS_POINTS", 8)
@@ -111,6 +112,7 @@ class TestHistory:
         paint(history, 8, start=None)
         assert len(history.snapshots) <= 3
 
+    @pytest.mark.long
     def test_code_paints_it_again(self, paint, images, vgg16, tmp_path, monkeypatch):
         history = History()
         paint(history, 5, changes={2: {"beta": 40.0}, 3: {"optimizer": "adam", "learning_rate": 0.01}}, sizes=(32, 64))

@@ -36,6 +36,7 @@ class TestPictures:
         assert f"{path.parent.name}/{path.name}" in (ROOT / "data" / "README.md").read_text("utf-8")
         assert nst.load_image(path, 256).shape[1] == 3
 
+    @pytest.mark.long
     def test_every_style_is_made_by_the_script(self, tmp_path, monkeypatch):
         assert sorted(style.__name__ for style in make_styles.STYLES) == [path.stem for path in STYLES]
         path = min(STYLES, key=lambda path: path.stat().st_size)
@@ -71,6 +72,7 @@ class TestReadme:
         named = set(re.findall(r"(?:`|^)make (\w+)", README, flags=re.M))
         assert {"demo", "test", "lab", "lint"} <= named <= set(targets)
 
+    @pytest.mark.long
     def test_the_python_it_shows_runs(self, tmp_path):
         """The first Python block, with fewer steps and into another folder."""
         source = re.search(r"```python\n(.+?)```", README, flags=re.S)[1]
@@ -108,6 +110,7 @@ class TestDependencies:
     def test_conda_reads_the_same_list(self):
         assert "- -r requirements.txt" in (ROOT / "environment.yml").read_text("utf-8")
 
+    @pytest.mark.long
     def test_pip_install(self, tmp_path):
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), str(ROOT)]
         subprocess.run(command, check=True, capture_output=True)

@@ -47,6 +47,7 @@ def test_paints_the_same_again(pictures, vgg16, tmp_path):
     ],
     ids=lambda choices: next(iter(choices.values())),
 )
+@pytest.mark.long
 def test_the_network_and_the_engine_are_part_of_it(pictures, tmp_path, choices):
     """The README's way to paint a picture again gives that picture, and not another."""
     run = {"network": "vgg16", "sizes": (64,), "steps": 12, "device": "cpu", "progress": False}

@@ -15,6 +15,7 @@ def run_of(pictures, network, style, **settings):
     return nst.StyleTransfer(pictures[0], style, network=network, **settings)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("style_loss", ["gram", "mean_std", "wasserstein", "sliced_wasserstein", "nearest"])
 def test_takes_the_pictures_place(style_loss, pictures, vgg16, tmp_path):
     path = tmp_path / "style.safetensors"

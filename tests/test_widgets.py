@@ -27,6 +27,8 @@ from nst_helpers.widgets import playground as widgets
 from nst_helpers.widgets.controls import CONTROLS
 from nst_helpers.widgets.painter import Painter
 
+pytestmark = pytest.mark.long
+
 NOW = datetime.datetime.now(datetime.UTC)  # of uploads
 
 
