@@ -34,5 +34,5 @@ def picture():
 
 def pytest_collection_modifyitems(config, items):
     """Whole notebooks first where there are several workers, so that no worker ends with the longest one alone."""
-    if config.getoption("numprocesses", None):
+    if hasattr(config, "workerinput"):
         items.sort(key=lambda item: "test_nbval" not in item.name)
