@@ -208,7 +208,7 @@ def test_the_demo(clone, vgg16, tmp_path):
     assert max(nst.load_image(outputs / "quickstart.jpg", size=None).shape[2:]) == 512
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_content_stays_recognizable(vgg16, root):
     """The issue's bar: one size, 100 evaluations, from the photograph: under 15 % of the loss, and still that picture.
 
