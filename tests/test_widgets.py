@@ -203,19 +203,23 @@ class TestPainter:
         assert painter.state == "stopped"
 
     def test_the_thread_ends(self, images, vgg16):
-        threads = threading.active_count()
+        others = set(threading.enumerate())
         left, closed = Painter(*images, network=vgg16), Painter(*images, network=vgg16)
         left.paint((64,), 5000, "content")
         weak = weakref.ref(left)
         closed.close()
         del left
         gc.collect()
+
+        def painters():
+            return [thread for thread in set(threading.enumerate()) - others if thread.name == "painter"]
+
         deadline = time.monotonic() + 10
-        while (weak() or threading.active_count() > threads) and time.monotonic() < deadline:
+        while (weak() or painters()) and time.monotonic() < deadline:
             gc.collect()
             time.sleep(0.05)
         assert weak() is None
-        assert not [thread for thread in threading.enumerate() if thread.name == "painter"]
+        assert not painters()
 
 
 @pytest.fixture
@@ -556,9 +560,9 @@ class TestPlayground:
 
     def test_in_colab_ticks_paint(self, images, vgg16, monkeypatch):
         monkeypatch.setitem(sys.modules, "google.colab", sys)
+        others = set(threading.enumerate())  # one of a playground before may be about to end
         playground = Playground(*images, network=vgg16)
         assert playground.panel.ticks.layout.display is None
-        threads = [thread.name for thread in threading.enumerate()]
         for tick in range(1, 6):
             playground.panel.ticks.value = tick
         assert playground.steps_made == 5
@@ -566,8 +570,9 @@ class TestPlayground:
         playground.panel.controls["beta"].value = 50
         playground.panel.ticks.value = 6
         assert playground.painter.run.state.settings.beta == 50
+        own = {thread.name for thread in set(threading.enumerate()) - others}
+        assert not own & {"painter", "playground"}
         assert settled(playground).steps_made == widgets.SKETCH_STEPS
-        assert threads.count("playground") == 0
         playground.close()
 
     def test_in_an_app_nobody_names_a_path(self, images, vgg16, tmp_path, picture):
