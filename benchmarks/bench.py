@@ -1,6 +1,6 @@
-"""Measure the engines against the plain loop, in one run, taking turns: `make bench`. Ratios of medians count.
+"""Benchmark of the engines against the plain loop, interleaved in one run: `make bench`. Compare ratios of medians.
 
-Writes results.json and results.png beside itself. About half an hour on two cores.
+Writes results.json and results.png to this folder. Takes about half an hour on two cores.
 """
 
 import argparse
@@ -33,7 +33,7 @@ DATA = HERE.parent / "data"
 
 
 def pictures(size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the demo's content and style; enlarged, where need be, since only their size matters here."""
+    """Return the demo's content and style image, enlarged if necessary, since only their size matters here."""
     images = nst.load_image(DATA / "content" / "hopper.jpg", None), nst.load_image(DATA / "styles" / "night.jpg", None)
     return tuple(
         resize(image, *(max(1, round(side * size / max(image.shape[2:]))) for side in image.shape[2:]))
@@ -57,7 +57,7 @@ def machine(device: torch.device) -> dict:
 
 
 def convolutions(size: int) -> list[tuple[int, int, int]]:
-    """Return (channels in, channels out, side) of VGG-16's convolutions up to conv5_1."""
+    """Return (input channels, output channels, side) of VGG-16's convolutions up to conv5_1."""
     network = nst.VGG("vgg16")
     layers = [stage.conv for stage in network.stages]
     layers = layers[: layers.index("conv5_1") + 1]
@@ -66,7 +66,10 @@ def convolutions(size: int) -> list[tuple[int, int, int]]:
 
 
 def floor(size: int, device: torch.device) -> dict:
-    """Return the seconds that an evaluation's convolutions, there and back, would take at the best rate measured."""
+    """Return the seconds that an evaluation's convolutions, forward and backward, take at the highest measured rate.
+
+    It is a lower bound for engines that do not reduce the number of multiplications.
+    """
     flop = sum(2 * 2 * 9 * i * o * side * side for i, o, side in convolutions(size))
     rates = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -85,11 +88,11 @@ def floor(size: int, device: torch.device) -> dict:
 
 
 def timed(jobs: dict, rounds: int) -> dict[str, float]:
-    """Return the median seconds of each job, taking turns; in a turn it is called twice, and the second call counts."""
+    """Return the median seconds of each job. The jobs alternate; of two calls in each round, the second is measured."""
     seconds = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, job in jobs.items():
-            job()  # warms up: while others run, what it has in memory may be moved out
+            job()  # warm-up: its data may have left the cache while others ran
             began = time.perf_counter()
             job()
             seconds[name].append(time.perf_counter() - began)
@@ -97,7 +100,7 @@ def timed(jobs: dict, rounds: int) -> dict[str, float]:
 
 
 class Apart:
-    """What `make(*args)` returns, in a process of its own, so that what one leaves in memory helps no other."""
+    """The function that `make(*args)` returns, in a separate process, so that jobs do not share memory or caches."""
 
     def __init__(self, make, *args):
         context = multiprocessing.get_context("spawn")
@@ -121,20 +124,20 @@ class Apart:
 def serve(pipe, make, *args) -> None:
     made = make(*args)
     pipe.send("ready")
-    with suppress(EOFError, BrokenPipeError):  # the other side is gone
+    with suppress(EOFError, BrokenPipeError):  # the parent process has closed the pipe
         while True:
             pipe.send(made(*pipe.recv()))
 
 
 # ---------------------------------------------------------------------------------------------- one evaluation
 
-MODULES = {  # {job: memory format, whether frozen, autocast}
+MODULES = {  # {job: (memory format, whether the weights are frozen, autocast format)}
     "plain loop": (torch.contiguous_format, True, None),
     "plain loop, weights not frozen": (torch.contiguous_format, False, None),
     "plain loop, channels_last": (torch.channels_last, True, None),
     "plain loop, channels_last, bfloat16 autocast": (torch.channels_last, True, torch.bfloat16),
 }
-ENGINES = {  # {job: engine, gradient's format, whether in low precision throughout}
+ENGINES = {  # {job: (engine, precision, whether the whole evaluation is in low precision)}
     "by hand, direct, float32": ("direct", "float32", False),
     "by hand, direct, half": ("direct", "auto", False),
     "by hand, direct, half, low precision": ("direct", "auto", True),
@@ -145,7 +148,7 @@ ENGINES = {  # {job: engine, gradient's format, whether in low precision through
 
 
 def evaluation(name: str, size: int):
-    """Return a function that makes one evaluation, loss and gradient, in the way that MODULES or ENGINES names."""
+    """Return a function that evaluates loss and gradient once, as the job in MODULES or ENGINES says."""
     network = nst.load_vgg("vgg16")
     content, style = (image.to(network.device) for image in pictures(size))
     noise = torch.randn(content.shape, generator=torch.Generator().manual_seed(0)).to(content)
@@ -180,7 +183,7 @@ def evaluation(name: str, size: int):
 
 
 def evaluations(size: int, rounds: int, device: torch.device) -> dict[str, float]:
-    """Return {job: seconds of one evaluation}: the plain loop, single levers, and the engines."""
+    """Return {job: seconds of one evaluation}: the plain loop, single optimizations of it, and the engines."""
     names = [name for name in (*MODULES, *ENGINES) if device.type == "cpu" or "winograd" not in name]
     with ExitStack() as stack:
         return timed({name: stack.enter_context(Apart(evaluation, name, size)) for name in names}, rounds)
@@ -190,25 +193,25 @@ def evaluations(size: int, rounds: int, device: torch.device) -> dict[str, float
 
 
 def plain_racer(size: int, steps: int):
-    """Return a function that makes the plain loop's next 20 to 25 evaluations."""
+    """Return a function that makes the next 20 to 25 evaluations of the plain loop."""
     network = nst.load_vgg("vgg16")
     loop = PlainLoop(*(image.to(network.device) for image in pictures(size)), network)
-    turns = loop.go_on()
+    iterations = loop.iterations()
 
-    def go_on():
+    def advance():
         if len(loop.losses) < steps:
-            next(turns)
+            next(iterations)
         return len(loop.losses), loop.seconds, loop.image.detach().clamp(0, 1).cpu()
 
-    return go_on
+    return advance
 
 
 def racer(size: int, steps: int, start: str):
-    """Return a function that makes the toolkit's next 5 steps."""
+    """Return a function that makes the next 5 steps of the toolkit."""
     run = nst.StyleTransfer(*pictures(size), network="vgg16", sizes=(size,), steps=steps, start=start)
     seconds = 0.0
 
-    def go_on():
+    def advance():
         nonlocal seconds
         began = time.perf_counter()
         for _ in range(5):
@@ -217,17 +220,17 @@ def racer(size: int, steps: int, start: str):
         seconds += time.perf_counter() - began
         return run.state.step, seconds, run.best
 
-    return go_on
+    return advance
 
 
 def race(size: int, network: nst.VGG, steps: int) -> dict:
-    """Return losses and seconds of the plain loop and of the toolkit, by evaluations.
+    """Return losses and seconds of the plain loop and of the toolkit over the number of evaluations.
 
-    The toolkit, from the content image like the plain loop and from its own recolored start, may make a fifth more
-    evaluations. All are scored in float32 by autograd, and what that takes is not counted.
+    The toolkit starts from the content image, like the plain loop, and in another run from its recolored start. It may
+    make 20 % more evaluations. All losses are computed in float32 by autograd; that time is not counted.
     """
     judge = nst.StyleTransfer(*pictures(size), network=network, sizes=(size,), steps=1, engine="plain")
-    racers = {  # {name: (what makes it, its arguments, calls in a turn)}
+    racers = {  # {name: (constructor, arguments, calls in a round)}
         "plain loop": (plain_racer, (size, steps), 1),
         "toolkit": (racer, (size, steps + steps // 5, "content"), 5),
         "toolkit, recolored start": (racer, (size, steps + steps // 5, "recolored"), 5),
@@ -249,7 +252,7 @@ def race(size: int, network: nst.VGG, steps: int) -> dict:
 
 
 def reached(curves: dict, name: str, evaluations: int) -> dict:
-    """Return the seconds of so many evaluations of the plain loop, and of a racer until its loss is as low."""
+    """Return the seconds of a number of evaluations of the plain loop, and of another run until its loss is as low."""
     before, after = None, None
     for point in curves["plain loop"]:
         if point[0] <= evaluations:
@@ -269,7 +272,7 @@ def reached(curves: dict, name: str, evaluations: int) -> dict:
 
 
 def memory(size: int, engine: str, steps: int) -> float:
-    """Return the peak of a process, in GB, that paints coarse to fine up to a size."""
+    """Return the peak memory, in GB, of a process that paints from coarse to fine up to a size."""
     command = [
         sys.executable,
         "-m",
@@ -316,9 +319,9 @@ def plot(results: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024], help="of single evaluations")
-    parser.add_argument("--race", type=int, default=512, help="size at which losses are raced to")
+    parser.add_argument("--race", type=int, default=512, help="size of the race")
     parser.add_argument("--steps", type=int, default=300, help="evaluations of the race")
-    parser.add_argument("--rounds", type=int, default=5, help="turns that medians are taken over")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds for medians")
     parser.add_argument("--memory", type=int, nargs="*", default=[512, 1024, 2048], help="sizes to measure memory at")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
     parser.add_argument("--paint", type=int, help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""Neural style transfer as the PyTorch tutorial arranges it, in our own words: what the toolkit is measured against."""
+"""Neural style transfer with the structure of the PyTorch tutorial: the baseline of the benchmarks."""
 
 import time
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def gram(feature_maps: Tensor) -> Tensor:
 
 
 class Loss(nn.Module):
-    """A layer that passes its input on and remembers how far that is from a target."""
+    """A layer that returns its input unchanged and stores the loss between its features and a target."""
 
     def __init__(self, weight: float, measured):
         super().__init__()
@@ -47,7 +47,7 @@ class Loss(nn.Module):
 
 
 def build(content: Tensor, style: Tensor, network: VGG, beta: float = 10.0) -> tuple[nn.Sequential, list[Loss]]:
-    """Return the frozen network up to its deepest loss, with its losses among the layers, and these."""
+    """Return the frozen network up to its last loss layer, with the loss layers inserted, and the loss layers."""
     model, losses = nn.Sequential(Normalization()).to(network.device), []
     for name, layer in network.named_children():
         model.add_module(name, layer)
@@ -65,7 +65,7 @@ def build(content: Tensor, style: Tensor, network: VGG, beta: float = 10.0) -> t
 
 
 class PlainLoop:
-    """torch.optim.LBFGS with its defaults, and a clamp in its closure; `go_on` makes its next iterations."""
+    """torch.optim.LBFGS with its defaults, and a clamp in its closure. `iterations` makes a step at each iteration."""
 
     def __init__(self, content: Tensor, style: Tensor, network: VGG):
         self.model, self.terms = build(content, style, network)
@@ -83,7 +83,7 @@ class PlainLoop:
         self.losses.append(loss.item())
         return loss
 
-    def go_on(self) -> Iterator[None]:
+    def iterations(self) -> Iterator[None]:
         while True:
             began = time.perf_counter()
             self.optimizer.step(self.evaluate)

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.soak [minutes]`: a playground that paints for 30 minutes, a slider moved every second.
+"""Soak test: `python -m benchmarks.soak [minutes]` paints in a playground and moves a slider every second.
 
-Prints the memory of the process each minute, and how much it grew from minute 10 to the end.
+Prints the memory of the process each minute, and its growth from minute 10 to the end. Default: 30 minutes.
 """
 
 import sys

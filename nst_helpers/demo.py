@@ -1,4 +1,4 @@
-"""`python -m nst_helpers.demo`: the quickstart notebook from end to end, with the best network that can be had."""
+"""`python -m nst_helpers.demo`: run the quickstart notebook at 512 px, with VGG-19 where it is available."""
 
 import sys
 import time
@@ -9,10 +9,10 @@ from .files.reading import PROJECT
 
 
 def main() -> None:
-    """Run notebooks/00_quickstart.ipynb and leave the painting, its grid and the executed notebook in outputs/."""
+    """Run notebooks/00_quickstart.ipynb and write the painting, its grid and the executed notebook to outputs/."""
     notebook, outputs = PROJECT / "notebooks" / "00_quickstart.ipynb", PROJECT / "outputs"
     if not notebook.exists():
-        sys.exit(f"{notebook} is missing: the demo runs in a clone of the project")
+        sys.exit(f"{notebook} is missing: run the demo in a clone of the project")
     outputs.mkdir(exist_ok=True)
     began = time.perf_counter()
     papermill.execute_notebook(
@@ -21,9 +21,9 @@ def main() -> None:
         parameters={"network": "auto", "size": 512, "output": str(outputs / "quickstart.jpg")},
         cwd=PROJECT,
         progress_bar=False,
-        stdout_file=sys.stdout,  # what the notebook prints, its progress bar too, shows here as it comes
-        coalesce_streams=True,  # and the bar leaves no trace in the executed notebook
-        extra_arguments=["--log-level=ERROR"],  # the kernel's own remarks would only puzzle
+        stdout_file=sys.stdout,  # show what the notebook prints, and its progress bar, while it runs
+        coalesce_streams=True,  # keep the progress bar out of the executed notebook
+        extra_arguments=["--log-level=ERROR"],  # hide the kernel's log messages
     )
     print()
     for name in ("quickstart.jpg", "quickstart_grid.jpg", notebook.name):

@@ -1,4 +1,4 @@
-"""Pictures in and out. Inside the toolkit an image is a (1, 3, H, W) float32 tensor with values in [0, 1]."""
+"""Loading, preprocessing, resizing and saving images. An image is a (1, 3, H, W) float32 tensor in [0, 1], sRGB."""
 
 import json
 import os
@@ -16,11 +16,11 @@ from .files.reading import bands_of, float_bands, read, rgba
 from .files.writing import to_pil, written_whole
 from .validate import check_image, warn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of ImageNet's training pictures, by channel, in [0, 1]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of the RGB channels of ImageNet's training images, in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MIN_SIDE = 16  # VGG halves a picture four times before conv5_1
-FAINT = 0.05  # opacity up to which a pixel's own color is not to be trusted
-RECIPE = "nst_recipe"  # the key under which a PNG holds it
+MIN_OPACITY = 0.05  # pixels with less are treated as transparent: their color is unreliable
+RECIPE = "nst_recipe"  # key of the recipe among a PNG's text chunks
 
 
 def preprocess(image: Tensor) -> Tensor:
@@ -54,17 +54,17 @@ def channels(values: tuple[float, float, float], like: Tensor) -> Tensor:
 def save_image(
     image: Tensor, path: str | os.PathLike, *, recipe: dict | None = None, mask: Tensor | None = None
 ) -> Path:
-    """Write an image to a file, whole or not at all, and return its path.
+    """Write an image to a file and return its path. If writing fails, an existing file is left unchanged.
 
     Args:
         image: (1, 3, H, W) or (3, H, W) in [0, 1].
         path: ends in .png (lossless), .jpg or .jpeg (quality 95, full color resolution), or .webp (quality 95).
-            Missing folders are made.
-        recipe: what is embedded in a PNG for `recipe_from_png`: `Result.recipe`, or anything that JSON can hold.
-        mask: (1, 1, H, W), how opaque it is, from `load_transparent`; JPEG has no transparency.
+            Missing folders are created.
+        recipe: `Result.recipe`, or other data that JSON can represent. It is embedded in a PNG for `recipe_from_png`.
+        mask: opacity (1, 1, H, W) in [0, 1], from `load_transparent`; not for JPEG, which has no transparency.
 
     Raises:
-        ValueError: another suffix, a batch, values outside [0, 1], or a format that cannot hold what it should.
+        ValueError: unknown suffix; a batch; values outside [0, 1]; a mask for JPEG; a recipe for anything but PNG.
     """
     path = Path(path).expanduser()
     formats = {
@@ -74,17 +74,17 @@ def save_image(
         ".webp": {"format": "WEBP", "quality": 95},
     }
     if path.suffix.lower() not in formats:
-        raise ValueError(f"{path}: the name must end in one of {', '.join(formats)}")
+        raise ValueError(f"{path}: expected a name that ends in one of {', '.join(formats)}")
     picture, options = to_pil(image), formats[path.suffix.lower()]
     if mask is not None:
         if options["format"] == "JPEG":
-            raise ValueError(f"{path}: JPEG has no transparency; take .png or .webp")
+            raise ValueError(f"{path}: JPEG has no transparency; use .png or .webp")
         if mask.shape[-2:] != image.shape[-2:]:
-            raise ValueError(f"the mask is {tuple(mask.shape[-2:])}, the image {tuple(image.shape[-2:])} px")
+            raise ValueError(f"mask: expected {tuple(image.shape[-2:])} px, got {tuple(mask.shape[-2:])} px")
         picture.putalpha(to_pil(mask.expand(1, 3, -1, -1)).getchannel(0))
     if recipe is not None:
         if options["format"] != "PNG":
-            raise ValueError(f"{path}: only .png holds a recipe")
+            raise ValueError(f"{path}: only PNG files can hold a recipe; use .png")
         options["pnginfo"] = PngInfo()
         options["pnginfo"].add_itxt(RECIPE, json.dumps(recipe, ensure_ascii=False), zip=True)
     with written_whole(path) as unfinished:
@@ -93,40 +93,40 @@ def save_image(
 
 
 def recipe_from_png(path: str | os.PathLike) -> dict:
-    """Return the recipe that `save_image` embedded in a PNG; raises ValueError where there is none."""
+    """Return the recipe that `save_image` embedded in a PNG; raises ValueError if there is none."""
     _, picture = read(path)
     picture.load()
     if RECIPE not in getattr(picture, "text", {}):
-        raise ValueError(f"{path}: holds no recipe")
+        raise ValueError(f"{path} holds no recipe; save_image(…, recipe=result.recipe) embeds one in a PNG")
     return json.loads(picture.text[RECIPE])
 
 
 def load_image(source, size: int | None = 512) -> Tensor:
-    """Return a picture as a (1, 3, H, W) float32 tensor in [0, 1], RGB.
+    """Return a picture as an image tensor: (1, 3, H, W) float32 in [0, 1], sRGB.
 
     Args:
         source: a path, an http(s) address, bytes, a file object, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4)
             of uint8, uint16, bool or floats in [0, 1], or a tensor (1, 3, H, W), (3, H, W) or (1, H, W).
-        size: the longest side in pixels, reached with a Lanczos filter at the same aspect ratio; None keeps the
-            picture's own. A smaller picture is enlarged with a warning.
+        size: longest side in pixels. The picture is resized with a Lanczos filter; the aspect ratio stays. None keeps
+            the picture's own size. A smaller picture is enlarged, with a warning.
 
-    Rotation in EXIF is applied. Grayscale, palette, 16-bit (scaled, not clipped), CMYK and transparent (over white)
-    pictures become RGB. Of an animation the first frame is taken.
+    The EXIF rotation is applied. Grayscale, palette, 16-bit (scaled, not clipped), CMYK and transparent (over white)
+    pictures are converted to RGB. Of an animation, the first frame is used.
 
     Raises:
-        FileNotFoundError, IsADirectoryError: nothing there, or a folder.
-        ConnectionError, TimeoutError: the address cannot be had, or is silent for 15 s.
-        ValueError: not an image, truncated, zero-sized, a side under 16 px (VGG halves it four times), over
-            178 megapixels (judged from the header), over 50 MB (addresses).
+        FileNotFoundError, IsADirectoryError: no such file, or a folder.
+        ConnectionError, TimeoutError: the address cannot be reached, or does not answer for 15 s.
+        ValueError: not an image; truncated; zero-sized; a side under 16 px (VGG halves it four times); over
+            178 megapixels (according to the header); over 50 MB (addresses).
         TypeError: none of the sources above.
     """
     name, source = read(source)
     if size is not None and (not isinstance(size, Integral) or size < MIN_SIDE):
-        raise ValueError(f"size is the longest side in whole pixels, at least {MIN_SIDE}, not {size!r}")
+        raise ValueError(f"size: expected the longest side in pixels, a whole number ≥ {MIN_SIDE}, got {size!r}")
     bands = bands_of(source, name)
     width, height = bands[0].size
     if not width or not height:
-        raise ValueError(f"{name}: zero-sized ({width}×{height} px)")
+        raise ValueError(f"{name}: the picture is zero-sized ({width}×{height} px)")
     _check_sides(width, height, name)
     if size is not None:
         height, width = fitted(height, width, size, name)
@@ -135,21 +135,21 @@ def load_image(source, size: int | None = 512) -> Tensor:
 
 
 def load_transparent(source, size: int | None = 512) -> tuple[Tensor, Tensor]:
-    """Return a picture without its transparency, (1, 3, H, W) in [0, 1], and the mask of what is there, (1, 1, H, W).
+    """Return a picture's colors, (1, 3, H, W) in [0, 1], and its opacity as a mask, (1, 1, H, W) in [0, 1].
 
     Args:
-        source, size: as `load_image` takes them; what has no transparency has a mask of 1.
+        source, size: see `load_image`. The mask of a picture without transparency is 1 everywhere.
 
-    Where nothing is there, the colors of what is nearest go on, so that no background shines through at the edges;
-    `load_image` puts white there, which a painting spreads as a halo. Give the mask to a `Region` to take the style of
-    nothing else, and to `save_image` to have the transparency back. Raises what `load_image` raises, and ValueError
-    where nothing is there at all.
+    Transparent pixels get the colors of the nearest opaque ones, so that no background color shows at the edges.
+    (`load_image` puts white there, which style transfer spreads as a halo.) Use the mask in a `Region` to stylize the
+    opaque part only, and in `save_image` to restore the transparency. Raises the errors of `load_image`, and
+    ValueError for a picture that is transparent everywhere.
     """
     name, source = read(source)
     array = rgba(source, name)
     alpha = array[:, :, 3:]
     if not alpha.any():
-        raise ValueError(f"{name}: nothing is there, all is transparent")
+        raise ValueError(f"{name}: the picture is transparent everywhere")
     planes = np.concatenate([array[:, :, :3] * alpha, alpha], 2)
     bands = [Image.fromarray(np.ascontiguousarray(planes[:, :, band])) for band in range(4)]
     if size is not None:
@@ -159,9 +159,9 @@ def load_transparent(source, size: int | None = 512) -> tuple[Tensor, Tensor]:
 
 
 def _filled(colors: Tensor, alpha: Tensor) -> Tensor:
-    """Return colors, given multiplied by alpha, divided by it; where that is 0, means of what is around."""
+    """Return colors from colors premultiplied by alpha; transparent pixels get means of the opaque ones around them."""
     here = colors / alpha.clamp_min(1e-6)
-    seen = alpha > FAINT
+    seen = alpha > MIN_OPACITY
     if bool(seen.all()) or alpha.numel() == 1:
         return here.clamp(0, 1)
     half = [-(-side // 2) for side in alpha.shape[2:]]
@@ -170,19 +170,19 @@ def _filled(colors: Tensor, alpha: Tensor) -> Tensor:
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Return a (1, 3, H, W) image in [0, 1] resized to (1, 3, height, width), with a Lanczos filter, on its device."""
+    """Return an image (1, 3, H, W) in [0, 1] resized to (1, 3, height, width) with a Lanczos filter, on its device."""
     return _tensor(resized_bands(float_bands(image[0].permute(1, 2, 0)), height, width)).to(image.device)
 
 
 def scaled(height: int, width: int, size: int) -> tuple[int, int]:
-    """Return (height, width) scaled so that the longest side is `size`."""
+    """Return (height, width), scaled so that the longest side is `size`."""
     return tuple(max(1, round(side * size / max(height, width))) for side in (height, width))
 
 
 def fitted(height: int, width: int, size: int, name: str = "image", min_side: int = MIN_SIDE) -> tuple[int, int]:
-    """Return the same as `scaled`, with a warning if that enlarges.
+    """Return the same as `scaled`, with a warning if this enlarges the picture.
 
-    Raises ValueError where a side becomes smaller than the network can take.
+    Raises ValueError if a side becomes shorter than `min_side`.
     """
     new_height, new_width = scaled(height, width, size)
     _check_sides(new_width, new_height, name, min_side)
@@ -197,7 +197,7 @@ def resized_bands(bands: list[Image.Image], height: int, width: int) -> list[Ima
 
 def _check_sides(width: int, height: int, name: str, min_side: int = MIN_SIDE) -> None:
     if min(width, height) < min_side:
-        raise ValueError(f"{name}: {width}×{height} px is smaller than the network can take ({min_side} px a side)")
+        raise ValueError(f"{name}: expected sides of at least {min_side} px for the network, got {width}×{height} px")
 
 
 def _tensor(bands: list[Image.Image]) -> Tensor:

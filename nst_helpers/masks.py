@@ -1,5 +1,6 @@
-"""Masks: loading and finding them, and their resolution in each layer."""
+"""Masks of regions: loading, blurring, segmentation by k-means, and downsampling to each layer's resolution."""
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,21 +14,22 @@ from .vgg import VGG, get_features
 
 
 class Part(NamedTuple):
-    """The positions of a layer that belong to a part of the picture, and how much."""
+    """The positions of a layer that a mask covers, with their weights."""
 
     positions: Tensor  # (n,), indices into H'·W'
-    weights: Tensor  # (n,), with the mean 1
+    weights: Tensor  # (n,), with mean 1
 
 
 def load_mask(source, size: int | None = 512) -> Tensor:
     """Return a picture's lightness as a mask (1, 1, H, W): white is inside, black outside.
 
     Args:
-        source, size: as `load_image` takes them. Give it the size of the content image.
+        source, size: see `load_image`. Use the size of the content image.
 
-    Raises what `load_image` raises, and ValueError for a mask that covers nothing.
+    Raises the errors of `load_image`, and ValueError for a mask that is 0 everywhere.
     """
-    return validate.mask(str(source)[:80], load_image(source, size).mean(1, keepdim=True))
+    name = str(source) if isinstance(source, str | os.PathLike) else "mask"
+    return validate.mask(name, load_image(source, size).mean(1, keepdim=True))
 
 
 def feathered(mask: Tensor, radius: float) -> Tensor:
@@ -46,21 +48,20 @@ def feathered(mask: Tensor, radius: float) -> Tensor:
 def find_regions(
     image: Tensor, n: int, *, network: VGG | None = None, layer: str = "relu3_1", seed: int = 0
 ) -> tuple[Tensor, ...]:
-    """Return n masks, each (1, 1, H, W) of 0 and 1 as a `Region` takes it, that divide an image: the largest first.
+    """Return a segmentation of an image by k-means: n masks (1, 1, H, W) of 0 and 1 for `Region`, the largest first.
 
     Args:
         image: (1, 3, H, W) in [0, 1].
-        n: how many, 2 at least.
-        network, layer: with a network, positions whose features in the layer are alike belong together; without,
-            pixels whose colors are.
-        seed: of where the search begins.
+        n: number of regions, at least 2.
+        network, layer: with a network, the feature vectors of `layer` are clustered; without one, the colors.
+        seed: of the random initialization.
 
-    By k-means (Lloyd 1982), begun as k-means++ does (Arthur and Vassilvitskii 2007). Raises ValueError where there are
-    fewer different colors or features than n.
+    k-means (Lloyd 1982), initialized with k-means++ (Arthur and Vassilvitskii 2007). Raises ValueError if the image has
+    fewer than n different colors or feature vectors.
     """
     image = validate.picture("image", image).cpu()
     if not (isinstance(n, int) and n >= 2):
-        raise ValueError(f"n is a whole number, at least 2, not {n!r}")
+        raise ValueError(f"n: expected a whole number ≥ 2, got {n!r}")
     if network is None:
         maps = image
     else:
@@ -74,12 +75,12 @@ def find_regions(
 
 
 def _k_means(points: Tensor, n: int, generator: torch.Generator, rounds: int = 50) -> Tensor:
-    """Return the number of the cluster of each point (N, D)."""
+    """Return the cluster index of each point, (N,), for points (N, D)."""
     centers = points[torch.randint(len(points), (1,), generator=generator)]
     while len(centers) < n:
         distance = torch.cdist(points, centers).min(1).values.square()
         if not distance.max() > 0:
-            raise ValueError(f"there are only {len(centers)} different points to make {n} regions of")
+            raise ValueError(f"n: expected at most {len(centers)}, the number of different colors or features, got {n}")
         centers = torch.cat([centers, points[torch.multinomial(distance, 1, generator=generator)]])
     for _ in range(rounds):
         labels = torch.cdist(points, centers).argmin(1)
@@ -93,14 +94,14 @@ def _k_means(points: Tensor, n: int, generator: torch.Generator, rounds: int = 5
 
 
 def resize_mask(masks: Tensor, height: int, width: int) -> Tensor:
-    """Return masks (R, 1, H, W) resized to (R, 1, height, width), averaged where that is smaller."""
+    """Return masks (R, 1, H, W) resized to (R, 1, height, width), with antialiasing."""
     if masks.shape[2:] == (height, width):
         return masks
     return interpolate(masks, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
 
 
 def masks_of(masks: Tensor, layers: Sequence[str], network: VGG) -> dict[str, Tensor]:
-    """Return {layer: masks (R, 1, H', W')} averaged down to each layer's size."""
+    """Return {layer: masks (R, 1, H', W')}, average-pooled to the size of each layer's feature maps."""
     shapes = {layer: [side // network.stride(layer) for side in masks.shape[2:]] for layer in layers}
     return {layer: adaptive_avg_pool2d(masks, shape) for layer, shape in shapes.items()}
 
@@ -108,11 +109,11 @@ def masks_of(masks: Tensor, layers: Sequence[str], network: VGG) -> dict[str, Te
 def parts_of(masks: Tensor, layers: Sequence[str], network: VGG) -> dict[str, list[Part]]:
     """Return, for each layer, the positions that each mask covers: {layer: R parts}.
 
-    masks: (R, 1, H, W) in [0, 1], of the picture's size. A position of a layer counts as much as the mask covers of the
-    pixels that it stands for. Raises ValueError for a mask that covers nothing.
+    masks: (R, 1, H, W) in [0, 1], of the picture's size. A position's weight is the mean of the mask over the pixels
+    below it. Raises ValueError for a mask that is 0 everywhere.
     """
     if empty := [str(index) for index, mask in enumerate(masks) if not mask.max() > 0]:
-        raise ValueError(f"masks that cover nothing: {', '.join(empty)}")
+        raise ValueError(f"expected masks with values above 0, got masks that are 0 everywhere: {', '.join(empty)}")
     return {
         layer: [_part(mask.flatten()) for mask in found] for layer, found in masks_of(masks, layers, network).items()
     }

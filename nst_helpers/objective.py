@@ -1,4 +1,4 @@
-"""What is minimized: α·content + β·style + tv_weight·total variation, at each size, and its gradient."""
+"""The objective: α·content + β·style + tv_weight·total variation at one size, and its gradient."""
 
 import math
 from collections.abc import Sequence
@@ -36,20 +36,20 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class Compositing:
-    """From the optimized image to the displayed one: the photograph outside all regions, and its colors restored."""
+    """Compositing: the optimized image inside the regions, the content image outside, and the color mode's end."""
 
     color: str
-    photograph: Tensor | None  # with its own colors, where these are to be restored
-    content_image: Tensor | None  # what stands where no region is,
-    outside: Tensor | None  # and how much, (1, 1, H, W)
+    photograph: Tensor | None  # the content image before any color conversion, for color modes that restore its colors
+    content_image: Tensor | None  # shown outside all regions
+    outside: Tensor | None  # opacity of the content image there, (1, 1, H, W)
 
     def composite(self, image: Tensor) -> Tensor:
-        """Return the image with the content image where no region is; losses are computed of this."""
+        """Return the image with the content image outside all regions. Losses are computed from this image."""
         return image if self.outside is None else torch.lerp(image, self.content_image, self.outside)
 
     @torch.no_grad()
     def display(self, image: Tensor) -> Tensor:
-        """Return the image as it is displayed: composited, and the photograph's colors put back."""
+        """Return the image to display: composited, and with the photograph's colors if the color mode restores them."""
         after = COLORS[self.color].after
         image = self.composite(image)
         return image if after is None else after(image, self.photograph)
@@ -57,12 +57,12 @@ class Compositing:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The pictures of a run, at their own sizes.
+    """The pictures of a run in their original sizes, and the layers of its losses.
 
-    photograph: the content image as it was given, (1, 3, H, W) in [0, 1].
-    content_image, regions: as they are painted, after what `color` does to them.
-    masks: (R, 1, H, W), where each region is; None for one that is everywhere.
-    content_layers, style_layers: those that losses may be taken in.
+    photograph: the content image as it was passed, (1, 3, H, W) in [0, 1].
+    content_image, regions: the same pictures after the color mode's conversion.
+    masks: the regions' masks (R, 1, H, W); None for a single region without a mask.
+    content_layers, style_layers: the layers that can have a weight.
     """
 
     photograph: Tensor
@@ -74,7 +74,7 @@ class Problem:
 
     @classmethod
     def of(cls, photograph: Tensor, regions: Sequence[Region], settings: Settings, network: VGG) -> "Problem":
-        """Return the problem of a photograph and the regions of `as_regions`; raises ValueError for unfit masks."""
+        """Return the problem for a photograph and regions from `as_regions`; raises ValueError for misshapen masks."""
         before = COLORS[settings.color]
         content_image = photograph if before.content is None else before.content(photograph)
         if before.style is not None:
@@ -93,7 +93,7 @@ class Problem:
         return cls(photograph, content_image, tuple(regions), masks, *layers)
 
     def check(self, sizes: Sequence[int], network: VGG, style_loss: str) -> None:
-        """Say before the first step what is too small for the network (ValueError), or enlarged (a warning)."""
+        """Raise ValueError for a picture that is too small for the network; warn about one that is enlarged."""
         for size in sizes:
             fitted(*self.content_image.shape[2:], size, "content_image", network.min_side)
             for region in self.regions:
@@ -104,22 +104,22 @@ class Problem:
                         fitted(*style.image.shape[2:], round(size * style.scale), "style_image", network.min_side)
 
     def check_layers(self, settings: Settings) -> None:
-        """Raise ValueError for layers that the run did not begin with."""
+        """Raise ValueError for weights of layers that the run was not created with."""
         known = {"content_weights": self.content_layers, "style_weights": self.style_layers}
         for name, layers in known.items():
             if unknown := set(dict(getattr(settings, name))) - set(layers):
                 raise ValueError(
-                    f"{name}: expected layers that the run began with ({', '.join(layers)}), "
+                    f"{name}: expected layers that the run was created with ({', '.join(layers)}), "
                     f"got {', '.join(sorted(unknown))}"
                 )
 
 
 class Objective:
-    """What is minimized at one size.
+    """The objective function at one size: targets computed once, losses and gradient at each `evaluate`.
 
     Args:
         problem: the pictures.
-        settings: which losses; their weights are read at each `evaluate`.
+        settings: which losses. Their weights are read at each `evaluate`.
         engine: from `engine.pick_engine`.
         size: the longest side in pixels.
     """
@@ -137,7 +137,7 @@ class Objective:
         if problem.masks is not None:
             self.masks = resize_mask(problem.masks, *self.content_image.shape[2:]).to(network.device)
             outside = 1 - self.masks.sum(0, keepdim=True).clamp(max=1)
-            outside = outside * (outside > 1e-3) if outside.max() > 1e-3 else None  # less is rounding
+            outside = outside * (outside > 1e-3) if outside.max() > 1e-3 else None  # smaller values are rounding errors
             shares = self.masks.mean((1, 2, 3)).tolist()
             if self._style.needs == "maps":
                 layer_masks = [masks_of(mask[None], problem.style_layers, network) for mask in self.masks]
@@ -163,14 +163,14 @@ class Objective:
         return pool_side(self.size, self.engine.network.stride(layer))
 
     def _statistics(self, style: Style) -> dict[str, Tensor]:
-        """Return what the style loss keeps of a style, by layer."""
+        """Return a style's statistics, {layer: Tensor}."""
         layers, size = self.problem.style_layers, round(self.size * style.scale)
         if isinstance(style.image, SavedStyle):
             return {layer: saved.to(self.content_image) for layer, saved in style.image.at(size, layers).items()}
         return style_statistics(self._resized(style.image, size), self._style, self.engine, layers, self.size)
 
     def _targets(self, region: Region, blend: str) -> list[tuple[float, dict[str, object]]]:
-        """Return the targets that a region's losses are measured to, {layer: target} each, and their weights."""
+        """Return a region's targets as pairs of a weight and {layer: target}: one pair, or one for each style."""
         layers = self.problem.style_layers
         statistics = [self._statistics(style) for style in region.styles]
         shares = [style.weight for style in region.styles]
@@ -184,7 +184,7 @@ class Objective:
         return list(zip(shares, targets, strict=True))
 
     def evaluate(self, image: Tensor, settings: Settings) -> Evaluation:
-        """Return the losses and the gradient of an image of this size under the settings' weights; change nothing."""
+        """Return the losses and the gradient of an image of this size with the settings' weights."""
         image = image.detach()
         input_image = image.requires_grad_()
         seen = self.compositing.composite(input_image)
@@ -207,13 +207,13 @@ class Objective:
         return Evaluation(image.detach(), tuple(losses), gradient.contiguous())
 
     def balance_unit(self, image: Tensor, settings: Settings) -> float:
-        """Return the β/α at which content and style pull equally on an image: the ratio of their gradients' lengths."""
+        """Return the β/α at which content and style gradients of an image have equal norms: the ratio of the norms."""
         content, style = (
             self.evaluate(image, replace(settings, alpha=alpha, beta=beta, tv_weight=0.0)).gradient.norm().item()
             for alpha, beta in ((1.0, 0.0), (0.0, 1.0))
         )
         if not (content > 0 and style > 0):
-            raise ValueError("balance needs a content and a style with a gradient each: weights above 0")
+            raise ValueError("balance: expected a content and a style loss with a gradient; set their weights above 0")
         return content / style
 
     def _style_distance(
@@ -230,8 +230,8 @@ class Objective:
 
 
 class _RegionTargets(NamedTuple):
-    """A region at one size."""
+    """The targets of a region at one size."""
 
     weight: float
-    masks: dict[str, Tensor]  # by layer, for losses of feature maps; none where it is everywhere
-    targets: list[tuple[float, dict[str, object]]]  # weights, and targets by layer
+    masks: dict[str, Tensor]  # by layer, for losses of feature maps; empty for a region without a mask
+    targets: list[tuple[float, dict[str, object]]]  # (weight, {layer: target})

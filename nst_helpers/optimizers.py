@@ -1,4 +1,4 @@
-"""Steps from an image and its gradient: L-BFGS and Adam, each with its memory as plain data."""
+"""Optimizers: L-BFGS and Adam, with their state as plain data."""
 
 from dataclasses import dataclass, field, replace
 
@@ -8,10 +8,10 @@ from torch.nn.functional import interpolate
 
 @dataclass
 class LBFGS:
-    """Limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.4): one evaluation a step, and no line search.
+    """Limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.4): one evaluation per step, no line search.
 
-    Differences are taken between images as projected to [0, 1], so that the memory describes the steps really made.
-    Without memory the step goes down the gradient with a root mean square of `first_step` (in pixel values).
+    The differences s and y are taken between images after clamping to [0, 1], that is for the steps actually made.
+    The first step is along the negative gradient, with a root mean square of `first_step` (in pixel values).
     """
 
     learning_rate = 1.0  # by default
@@ -21,15 +21,15 @@ class LBFGS:
     last: tuple[Tensor, Tensor] | None = field(default=None, repr=False)  # image and gradient of the step before
 
     def forget_gradient(self) -> None:
-        """Take the next gradient as not comparable to the last: from there on it is computed otherwise."""
+        """Make no pair from the next gradient and the last: the precision of the gradient changes between them."""
         self.last = None
 
     def resized(self, height: int, width: int) -> "LBFGS":
-        """Return the optimizer for images of another size: without memory, since differences there are others."""
+        """Return a new optimizer for images of another size; the pairs s, y of this size are not used there."""
         return LBFGS(self.history, self.first_step)
 
     def direction(self, image: Tensor, gradient: Tensor) -> Tensor:
-        """Return the step to take from `image`, whose gradient is `gradient`, before scaling by the learning rate."""
+        """Return the step from `image`, where the gradient is `gradient`, before it is scaled by the learning rate."""
         x, g = image.flatten(), gradient.flatten()
         if self.last is not None:
             s, y = x - self.last[0], g - self.last[1]
@@ -63,12 +63,13 @@ class Adam:
     square: Tensor | float = field(default=0.0, repr=False)
 
     def forget_gradient(self) -> None:
-        """As `LBFGS.forget_gradient`; Adam compares none."""
+        """Do nothing: Adam makes no pairs, see `LBFGS.forget_gradient`."""
 
     def resized(self, height: int, width: int) -> "Adam":
-        """Return the optimizer for images of another size, with its memory enlarged along with them.
+        """Return the optimizer for images of another size, with its moments interpolated to that size.
 
-        A loss is a mean over pixels, so that gradients fall as their number grows, and the memory is scaled like them.
+        A loss is a mean over pixels, so that gradients are inversely proportional to the number of pixels. The moments
+        are scaled accordingly.
         """
         if not self.steps:
             return replace(self)
@@ -79,7 +80,7 @@ class Adam:
         return replace(self, mean=mean * share, square=square * share**2)
 
     def direction(self, image: Tensor, gradient: Tensor) -> Tensor:
-        """As `LBFGS.direction`."""
+        """See `LBFGS.direction`."""
         self.steps += 1
         self.mean = self.beta1 * self.mean + (1 - self.beta1) * gradient
         self.square = self.beta2 * self.square + (1 - self.beta2) * gradient.square()

@@ -1,4 +1,4 @@
-"""Figures: pictures side by side, and losses over a run. They come closed, so that a notebook draws each just once."""
+"""Figures: images side by side, and loss curves. They are returned closed, so that a notebook displays each once."""
 
 import inspect
 import textwrap
@@ -15,7 +15,7 @@ from .files.writing import to_pil
 def show_grid(
     content: Tensor, style: Tensor, output: Tensor, titles: Sequence[str] = ("Content", "Style", "Output")
 ) -> Figure:
-    """Return a figure with three images side by side, at the same height.
+    """Return a figure with three images side by side, scaled to the same height.
 
     Args:
         content, style, output: (1, 3, H, W) in [0, 1]; each may have its own size.
@@ -35,11 +35,11 @@ def show_grid(
 
 
 def show_losses(history: Iterable) -> Figure:
-    """Return a figure of the total loss and its weighted parts, on a logarithmic scale, over the steps.
+    """Return a figure of the loss curves: total, α·content and β·style over the steps, on a logarithmic scale.
 
     Args:
-        history: records, as in `StyleTransfer.history` and `Result.history`. A dotted line marks each change of size;
-            losses at two sizes do not compare.
+        history: records, such as `StyleTransfer.history` or `Result.history`. A dotted line marks each change of size;
+            losses at different sizes cannot be compared.
     """
     history = list(history)
     steps = [record.step for record in history]
@@ -64,13 +64,13 @@ def show_losses(history: Iterable) -> Figure:
 def show_images(
     images: Sequence[Tensor], titles: Sequence[str], columns: int | None = None, colors: str = "gray"
 ) -> Figure:
-    """Return a figure with images and maps in rows, each as it is: no pixel is blended with its neighbors.
+    """Return a figure with images and maps in rows. Maps and images under 64 px wide are shown without interpolation.
 
     Args:
-        images: images, (1, 3, H, W) or (3, H, W) in [0, 1]; and maps, (H, W), of any values, drawn from their least
-            (or 0, if that is less) to their largest.
+        images: images, (1, 3, H, W) or (3, H, W) in [0, 1]; or maps (H, W) of any values, drawn with a color map that
+            ranges from the minimum (or 0, if that is less) to the maximum.
         titles: one for each.
-        columns: how many in a row; default all.
+        columns: number of images in a row; default all.
         colors: matplotlib's color map for maps.
     """
     columns = columns or len(images)
@@ -95,12 +95,12 @@ def show_images(
 
 
 class Source(str):
-    """Python source that a notebook shows in colors."""
+    """Python source code, displayed with syntax highlighting in a notebook."""
 
     def _repr_markdown_(self) -> str:
         return f"```python\n{self}```"
 
 
 def show_source(function: Callable) -> Source:
-    """Return the source of a function or method, for a notebook to show."""
+    """Return the source code of a function or method, for display in a notebook."""
     return Source(textwrap.dedent(inspect.getsource(function)))

@@ -1,4 +1,4 @@
-"""What a painting was made with, as plain data that a PNG can hold."""
+"""Recipes: the settings, pictures, losses and versions of a run as plain data, for embedding in a PNG."""
 
 import hashlib
 import platform
@@ -16,7 +16,7 @@ LOSSES = ("total", "content", "style", "total_variation")
 
 
 def recipe_of(settings: Settings, history: Sequence, sources: dict, engine: str, device: str, best_loss: float) -> dict:
-    """Return what a painting was made with, see `StyleTransfer.recipe`; `best_loss` is the painting's total loss."""
+    """Return the recipe of a run, see `StyleTransfer.recipe`; `best_loss` is the total loss of its result."""
     losses = {name: getattr(history[-1], name) for name in LOSSES} | {"best": best_loss} if history else {}
     return {
         "settings": settings.arguments(),
@@ -33,7 +33,7 @@ def recipe_of(settings: Settings, history: Sequence, sources: dict, engine: str,
 
 
 def settings_of(recipe: Mapping | None) -> dict:
-    """Return a recipe's settings, {} of None; raises ValueError for anything but a recipe."""
+    """Return a recipe's settings, {} for None; raises ValueError for anything but a recipe."""
     if recipe is None:
         return {}
     if not (isinstance(recipe, Mapping) and "settings" in recipe):
@@ -42,7 +42,7 @@ def settings_of(recipe: Mapping | None) -> dict:
 
 
 def sources_of(content_image: Tensor, regions: Sequence[Region], start_image: Tensor | None) -> dict:
-    """Return the pictures of a run by the SHA-256 of their pixels in 8 bits."""
+    """Return the pictures of a run as their sizes and the SHA-256 of their pixels in 8 bits."""
     sources = {
         "content": _picture(content_image),
         "styles": [
@@ -55,16 +55,16 @@ def sources_of(content_image: Tensor, regions: Sequence[Region], start_image: Te
 
 
 def check_sources(recipe: Mapping, sources: Mapping) -> None:
-    """Warn of pictures that are not those that a recipe was made with, so that the painting will be another."""
+    """Warn about pictures that differ from those of a recipe, since the result will differ from the recipe's too."""
     others = [
         name for name in ("content", "styles", "start") if recipe.get("sources", {}).get(name) != sources.get(name)
     ]
     if others:
-        warn(f"the recipe was made with other pictures ({', '.join(others)}): the painting will not be the same")
+        warn(f"the recipe was made with other pictures ({', '.join(others)}): the result will differ")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what a painting depends on."""
+    """Return the versions of the packages that affect the result."""
     found = {package: version(package) for package in ("torch", "numpy")}
     return {"nst-helpers": __version__, "python": platform.python_version()} | found
 

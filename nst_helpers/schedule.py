@@ -1,4 +1,4 @@
-"""The plan of a run: sizes, steps, and the starting image."""
+"""Schedule of a run: sizes from coarse to fine, steps at each size, and the starting image."""
 
 from collections.abc import Callable, Sequence
 from numbers import Integral
@@ -12,15 +12,15 @@ from .colors import recolor
 from .images import MIN_SIDE, resize
 from .losses.gatys import weighted_sum
 
-COARSE_SHARE = 0.4  # of the last size's steps, made at each smaller size
-SMALLEST = 96  # px: default sizes halve no further
+COARSE_SHARE = 0.4  # steps at each smaller size, as a share of the steps at the last size
+SMALLEST = 96  # px: the longest side of default sizes is at least this
 
 
 class Quality(NamedTuple):
-    """Evaluations at each size but the last, and at the last; and the start."""
+    """Steps and starting image of a quality."""
 
-    coarse: int
-    fine: int
+    coarse: int  # steps at each size but the last
+    fine: int  # steps at the last size
     start: str
 
 
@@ -32,9 +32,9 @@ QUALITIES = {
 
 
 def coarse_to_fine(height: int, width: int, min_side: int = MIN_SIDE) -> tuple[int, ...]:
-    """Return the sizes (longest sides) that a picture is painted at by default: 512×512 → (128, 256, 512).
+    """Return the default sizes (longest sides) of a run, from coarse to fine: 512×512 → (128, 256, 512).
 
-    Its own size, halved as long as 96 px are left, and of the shorter side `min_side`, the least that a network takes.
+    The picture's size is halved while its longest side stays at least 96 px and its shortest at least `min_side` px.
     """
     sizes = [max(height, width)]
     while sizes[0] // 2 >= SMALLEST and min(height, width) * (sizes[0] // 2) >= min_side * max(height, width):
@@ -43,22 +43,22 @@ def coarse_to_fine(height: int, width: int, min_side: int = MIN_SIDE) -> tuple[i
 
 
 def steps_by_size(steps: int | Sequence[int] | None, sizes: tuple[int, ...], quality: Quality) -> tuple[int, ...]:
-    """Return one number of steps a size: those given, or a share of the one given, or those of the quality."""
+    """Return the number of steps at each size: `steps` as given, derived from one number, or those of the quality."""
     if not sizes or list(sizes) != sorted(set(sizes)):
-        raise ValueError(f"sizes are longest sides in pixels, ascending, not {sizes}")
+        raise ValueError(f"sizes: expected longest sides in pixels, in ascending order, got {sizes}")
     if steps is None:
         steps = [quality.coarse] * (len(sizes) - 1) + [quality.fine]
     if isinstance(steps, Integral):
         steps = [round(COARSE_SHARE * steps)] * (len(sizes) - 1) + [steps]
     if len(steps) != len(sizes) or min(steps) < 0 or not any(steps):
-        raise ValueError(f"steps is a number above 0, or one a size, here {len(sizes)}, not {steps}")
+        raise ValueError(f"steps: expected a number above 0, or one for each of the {len(sizes)} sizes, got {steps}")
     return tuple(steps)
 
 
-STARTS: dict[str, Callable[[Tensor, Tensor, Callable], Tensor]] = {  # of (content image, white noise, mixed)
+STARTS: dict[str, Callable[[Tensor, Tensor, Callable], Tensor]] = {  # functions of (content image, white noise, mixed)
     "content": lambda content, white, mixed: content,
     "recolored": lambda content, white, mixed: mixed(lambda style: recolor(content, style)),
-    "noise": lambda content, white, mixed: white,  # uniform, each channel of each pixel by itself
+    "noise": lambda content, white, mixed: white,  # uniform, independent for each pixel and channel
     "gray": lambda content, white, mixed: torch.full_like(white, 0.5),
     "style_colors": lambda content, white, mixed: mixed(lambda style: recolor(white, style)),
 }
@@ -72,18 +72,19 @@ def start_image(
     noise: float,
     seed: int,
 ) -> Tensor:
-    """Return the image that a painting begins with, of the content image's shape and on its device.
+    """Return the starting image, with the content image's shape and on its device.
 
-    start: a name in `STARTS`, or an image (1, 3, H, W) in [0, 1], which is stretched.
-    styles: for each region, the weights and the pictures of its styles.
-    masks: (R, 1, H, W), where each region is; None for one that is everywhere.
-    noise: how much of the image is white noise, from 0 to 1.
+    start: a name in `STARTS`, or an image (1, 3, H, W) in [0, 1], which is resized.
+    styles: for each region, pairs of a weight and a style picture.
+    masks: the regions' masks (R, 1, H, W); None for a single region without a mask.
+    noise: share of white noise in the image, from 0 to 1.
+    seed: of the noise.
     """
     shape = content_image.shape
     white = torch.rand(*shape, generator=torch.Generator().manual_seed(seed)).to(content_image)
 
     def mixed(make: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return what is made of each style picture, mixed as the styles are: by weight, and within each region."""
+        """Return the mean of `make(picture)` over the styles of a region, by weight, and composite the regions."""
         images = [
             weighted_sum([(weight, make(picture).to(content_image)) for weight, picture in region]) for region in styles
         ]

@@ -1,4 +1,4 @@
-"""Settings: all that describes a run but its pictures, as one frozen object of plain data."""
+"""`Settings`: a frozen dataclass of plain data that describes a run completely, except for its pictures."""
 
 import inspect
 import math
@@ -17,10 +17,10 @@ from .presets.variation import NAMES as TV_NAMES
 from .schedule import STARTS, Quality, coarse_to_fine, steps_by_size
 from .vgg import VGG
 
-IMAGE = "image"  # the name of a start that is an image of your own
-Weights = Mapping[str, float] | Iterable[tuple[str, float]]  # {layer: weight}; kept as pairs
+IMAGE = "image"  # value of `start` for a run that was given a starting image
+Weights = Mapping[str, float] | Iterable[tuple[str, float]]  # {layer: weight}; stored as pairs
 STEERABLE = ("alpha", "beta", "tv_weight", "content_weights", "style_weights", "optimizer", "learning_rate")
-NETWORK = ("pooling", "padding", "inputs")  # of the settings, those that belong to the network
+NETWORK = ("pooling", "padding", "inputs")  # settings that belong to the network
 CHOICES = {
     "precision": PRECISIONS, "optimizer": OPTIMIZERS, "content_loss": CONTENT_LOSSES, "style_loss": STYLE_LOSSES,
     "blend": BLENDS, "color": COLORS,
@@ -30,37 +30,35 @@ LIMITS = dict.fromkeys(("alpha", "beta", "tv_weight", "learning_rate"), math.inf
 
 @dataclass(frozen=True)
 class Settings:
-    """All that describes a run but its pictures; frozen: `replace(settings, beta=30)` makes another.
+    """The settings of a run, frozen: `replace(settings, beta=30)` returns changed ones.
 
     network: "auto", "vgg16" or "vgg19"; or a `VGG` from `load_vgg`.
-    pooling, padding, inputs: of the network, see `VGG`.
-    engine: how losses and gradients are computed: "auto" for the fastest, "plain" for autograd, see
-        `engine.pick_engine`; or an `Engine`. `run.engine.name` tells.
+    pooling, padding, inputs: options of the network, see `VGG`.
+    engine: how losses and gradients are computed: "auto" for the fastest available, "plain" for autograd, see
+        `engine.pick_engine`; or an `Engine`. `run.engine.name` names the one in use.
     precision: of the gradients: "auto", "float32", "bfloat16" or "float16", see `engine.pick_engine`.
-    sizes: longest sides in pixels, ascending, painted one after the other; default `coarse_to_fine` of the content
-        image. At each of them the style image's longest side is the same, times its `Style`'s scale. A picture that is
-        smaller is enlarged, with a warning.
-    steps: evaluations of loss and gradient, in place of the quality's: a number for the last size, and 0.4 times as
-        many at each size before it; or one number for each size.
-    start: in place of the quality's: "content"; "recolored", the content in the style's colors; "noise", uniform;
-        "gray"; "style_colors", noise with the mean and covariance of the style's colors; or an image (1, 3, H, W),
-        stretched to the content's shape.
-    noise: how much of the start is white noise, from 0 to 1.
-    seed: of the noise. A run is repeatable bit by bit on a CPU with the same number of threads.
+    sizes: longest sides of the painting in pixels, in ascending order; default `coarse_to_fine` of the content image.
+        The style image is resized to the same longest side, times the scale of its `Style`. A picture that is smaller
+        is enlarged, with a warning.
+    steps: number of evaluations of loss and gradient, instead of the quality's: one number for the last size, with
+        0.4 times as many at each smaller size; or one number for each size.
+    start: starting image, instead of the quality's: "content"; "recolored", the content in the style's colors; "noise",
+        uniform; "gray"; "style_colors", noise with the mean and covariance of the style's colors; or an image
+        (1, 3, H, W), resized to the content's shape.
+    noise: share of white noise in the starting image, from 0 to 1.
+    seed: of the noise. On a CPU with the same number of threads, a run is reproducible bit for bit.
     optimizer: {optimizer}.
-    learning_rate: what the optimizer's step is multiplied by; default 1 for L-BFGS, 0.02 for Adam.
-    ema_decay: above 0, `average` is the exponential moving average of this size's images with this decay; it is what
-        `transfer` returns, and what the next size starts from. Meant for Adam, with 0.9 to 0.99: as a rule a little
-        smoother, at a higher loss.
-    keep_optimizer_state: whether Adam's memory is kept from size to size. That of L-BFGS always starts empty.
+    learning_rate: factor of the optimizer's step; default 1 for L-BFGS, 0.02 for Adam.
+    ema_decay: above 0, the decay of an exponential moving average of a size's images, which `transfer` returns and the
+        next size starts from. For Adam, with 0.9 to 0.99: usually a little smoother, at a higher loss.
+    keep_optimizer_state: whether Adam keeps its moments from size to size. L-BFGS always starts empty.
     alpha, beta, tv_weight: weights of the content, style and total variation losses.
-    content_weights, style_weights: {layer: weight}; layers are named before ("conv4_2") or after ("relu4_2") their
-        ReLU.
+    content_weights, style_weights: {layer: weight}; "conv4_2" is before the ReLU, "relu4_2" after it.
     content_loss: {content_loss}; see `losses.content`.
     style_loss: {style_loss}; see `losses.style`.
-    blend: what is averaged over blended styles: "statistics" (one target between them), or "losses" (each style pulls).
-    tv: "l1" or "l2": `total_variation_loss` with power 1 or 2; presets have other forms.
-    color: whose colors the painting has, and by which method: {color}; see `colors`.
+    blend: for several styles: "statistics", one target with their mean statistics; "losses", the mean of their losses.
+    tv: "l1" or "l2": `total_variation_loss` with power 1 or 2.
+    color: color mode, which says whose colors the painting has: {color}; see `colors`.
 
     Raises ValueError for unknown names and for numbers out of range, and TypeError for unknown settings.
     """
@@ -97,7 +95,7 @@ class Settings:
 
         for name, known in CHOICES.items():
             validate.one_of(name, getattr(self, name), known)
-        if self.tv not in TV_NAMES:  # of which those for presets alone are not told
+        if self.tv not in TV_NAMES:  # the message leaves out the names that only presets use
             validate.one_of("tv", self.tv, ("l1", "l2"))
         if self.start is not None:
             validate.one_of("start", self.start, (*STARTS, IMAGE))
@@ -115,20 +113,20 @@ class Settings:
 
     @property
     def loss_weights(self) -> tuple:
-        """All that may change between steps and changes the loss: losses under other weights do not compare."""
+        """The weights that the loss depends on. Losses with different weights cannot be compared."""
         return self.alpha, self.beta, self.tv_weight, self.content_weights, self.style_weights
 
     def arguments(self) -> dict:
-        """Return the arguments of `transfer` that repeat this run, as JSON can hold them."""
+        """Return the arguments of `transfer` that repeat this run, as data that JSON can represent."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         for name in ("content_weights", "style_weights"):
             plain[name] = dict(plain[name])
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
     def chosen(self, network: VGG, engine: Engine, height: int, width: int, quality: Quality) -> "Settings":
-        """Return these settings with what was chosen where they left the choice ("auto" or None).
+        """Return these settings with the actual choice in place of "auto" and None.
 
-        Raises ValueError for sizes and steps that do not fit together.
+        Raises ValueError if the numbers of sizes and steps differ.
         """
         sizes = coarse_to_fine(height, width, network.min_side) if self.sizes is None else self.sizes
         return replace(
@@ -143,28 +141,28 @@ class Settings:
         )
 
     def changed(self, **changes) -> "Settings":
-        """Return these settings with some of `STEERABLE` changed; another optimizer brings its own learning rate."""
+        """Return these settings with some of `STEERABLE` changed; a new optimizer sets its default learning rate."""
         if unknown := set(changes) - set(STEERABLE):
-            raise ValueError(f"{', '.join(sorted(unknown))} cannot be changed in a run; {', '.join(STEERABLE)} can")
+            raise ValueError(f"expected some of {', '.join(STEERABLE)}, got {', '.join(sorted(unknown))}")
         if "optimizer" in changes:
             changes = {"learning_rate": None} | changes
         return replace(self, **changes)
 
 
-SETTINGS = {  # as parameters of a function, with their defaults
+SETTINGS = {  # parameters of a function, with defaults
     field.name: inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
     for field in fields(Settings)
 }
 
-for name, known in CHOICES.items():  # so that whoever adds a style loss, say, need not list it here
+for name, known in CHOICES.items():  # fill in {optimizer}, {style_loss}, …: new entries are documented automatically
     Settings.__doc__ = Settings.__doc__.replace(f"{{{name}}}", ", ".join(f'"{choice}"' for choice in known))
 SETTINGS_TEXT = inspect.cleandoc(Settings.__doc__).partition("\n\n")[2].partition("\n\nRaises")[0]
 
 
 def takes(parameters: Mapping[str, inspect.Parameter]) -> Callable:
-    """Return a decorator for a function or a class that takes `**settings`: what may be given for them.
+    """Return a decorator for functions and classes that take `**settings`, so that `help` documents them.
 
-    Its signature lists `parameters`, and its docstring explains the settings where it says {settings}.
+    It adds `parameters` to the signature, and inserts the settings' documentation for {settings} in the docstring.
     """
 
     def decorated(thing):

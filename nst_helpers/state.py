@@ -1,4 +1,4 @@
-"""What a run remembers: its state from step to step, and the record of each step."""
+"""State of a run, and the record of each step."""
 
 from dataclasses import dataclass, field
 
@@ -11,15 +11,15 @@ from .settings import Settings
 
 @dataclass(frozen=True)
 class Record:
-    """One step: the settings read at its start, and the losses of the image that it started from.
+    """Record of one step: the settings at its start, and the losses of the image before its update.
 
-    `total` = α·`content` + β·`style` + tv_weight·`total_variation`. `rolled_back` says that the loss was not finite or
-    had more than doubled, so that the step went back to the best image, whose losses stand here.
+    `total` = α·`content` + β·`style` + tv_weight·`total_variation`. `rolled_back`: the loss was not finite or had more
+    than doubled, so that the step started from the best image instead, whose losses these are.
     """
 
-    step: int  # which one of the run, counted from 1
-    size: int  # the longest side in pixels
-    size_step: int  # which one at this size, counted from 1
+    step: int  # index in the run, from 1
+    size: int  # longest side in pixels
+    size_step: int  # index at this size, from 1
     settings: Settings
     total: float
     content: float
@@ -31,7 +31,7 @@ class Record:
 
     @property
     def image(self) -> Tensor | None:
-        """A copy of the image, (1, 3, H, W) on the CPU; None in `StyleTransfer.history`, which keeps numbers alone."""
+        """A copy of the image, (1, 3, H, W) on the CPU; None in `StyleTransfer.history`, which stores numbers only."""
         return None if self._image is None else self._compositing.display(self._image).to("cpu", copy=True)
 
     def __str__(self) -> str:
@@ -41,26 +41,26 @@ class Record:
 
 @dataclass
 class State:
-    """All that changes from step to step; with `Settings` and the pictures, all that a run is."""
+    """Everything that changes from step to step. With `Settings` and the pictures, it determines the run."""
 
-    image: Tensor  # the input image: the next to be evaluated
+    image: Tensor  # input image: the next to be evaluated
     optimizer: LBFGS | Adam
     level: int = 0  # index into sizes
-    step: int = 0  # steps made,
-    size_step: int = 0  # and steps made at this size
+    step: int = 0  # number of steps made
+    size_step: int = 0  # number of steps made at this size
     settings: Settings | None = None  # of the last step
-    best: Evaluation | None = None  # under these settings
-    setbacks: int = 0  # each halves the step; an improvement takes one back
-    average: Tensor | float = 0.0  # of this size's images: Σ share · image, and
+    best: Evaluation | None = None  # with these settings
+    setbacks: int = 0  # number of rollbacks less improvements: the step is halved so many times
+    average: Tensor | float = 0.0  # of the images of this size: Σ share · image
     average_share: float = 0.0  # Σ share
     history: list[Record] = field(default_factory=list)
 
     def add_to_average(self, decay: float) -> None:
-        """Take the image into the exponential moving average of this size's images."""
+        """Add the image to the exponential moving average of this size's images."""
         self.average = decay * self.average + (1 - decay) * self.image
         self.average_share = decay * self.average_share + (1 - decay)
 
     @property
     def averaged(self) -> Tensor:
-        """The exponential moving average of this size's images; the latest where none was taken into it."""
+        """The exponential moving average of this size's images; the latest image if it is empty."""
         return self.average / self.average_share if self.average_share else self.image

@@ -1,4 +1,4 @@
-"""Which styles go where: one picture, several blended, or one or more for each region."""
+"""Styles of a run: `Style`, `Region`, and saved style statistics."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,16 +18,16 @@ from .schedule import coarse_to_fine
 from .vgg import VGG, load_vgg
 
 FORMAT = "nst_helpers style 1"
-PALETTE = 64  # px of the longest side of the picture's miniature, which is kept for its colors
+PALETTE = 64  # px: longest side of the thumbnail that a saved style keeps for its colors
 
 
 @dataclass(frozen=True)
 class SavedStyle:
-    """What is kept of a style image, for `Style` in place of the image; from `save_style` or `load_style`.
+    """Saved statistics of a style image, from `save_style` or `load_style`; use it in place of the image.
 
-    statistics: {size: {layer: Tensor}}, as the style loss makes them of the image at that size (longest side).
-    palette: a miniature (1, 3, H, W).
-    network: "vgg16", "vgg19", with its pooling, padding and inputs; `style_loss`: whose statistics these are.
+    statistics: {size: {layer: Tensor}}: `StyleLoss.statistics` of the image at that size (longest side in pixels).
+    palette: a thumbnail (1, 3, H, W) of the image.
+    network: `VGG.kind` of the network that computed the features; style_loss: name of the style loss.
     """
 
     statistics: dict[int, dict[str, Tensor]] = field(repr=False)
@@ -36,30 +36,32 @@ class SavedStyle:
     style_loss: str
 
     def at(self, size: int, layers: Sequence[str]) -> dict[str, Tensor]:
-        """Return the statistics of the size saved that is nearest; raises ValueError for layers that are not there."""
+        """Return the statistics at the nearest saved size; raises ValueError for layers that were not saved."""
         nearest = min(self.statistics, key=lambda saved: abs(math.log(saved / size)))
         statistics = self.statistics[nearest]
         if missing := [layer for layer in layers if layer not in statistics]:
-            raise ValueError(f"the saved style lacks {', '.join(missing)}; it has {', '.join(statistics)}")
+            raise ValueError(f"expected layers of the saved style ({', '.join(statistics)}), got {', '.join(missing)}")
         return {layer: statistics[layer] for layer in layers}
 
     def check(self, network: str, style_loss: str) -> None:
         """Raise ValueError unless the style was saved with this network and for this style loss."""
         if self.network != network:
-            raise ValueError(f"the style was saved with {self.network}, and the network is {network}")
+            raise ValueError(f"expected the network that the style was saved with, {self.network}, got {network}")
         if self.style_loss != style_loss:
-            raise ValueError(f'the style was saved for style_loss="{self.style_loss}", not "{style_loss}"')
+            raise ValueError(
+                f"expected the style_loss that the style was saved for, {self.style_loss}, got {style_loss}"
+            )
 
     def mixed(self, other: "SavedStyle", share: float) -> "SavedStyle":
-        """Return the style between this one (share 0) and another (1), saved alike.
+        """Return a blend of this style (share 0) and another (share 1).
 
-        Raises ValueError where they were not saved with the same network, loss, sizes and layers.
+        Raises ValueError unless both were saved with the same network, style loss, sizes and layers.
         """
         share = validate.number("share", share, high=1)
         other.check(self.network, self.style_loss)
         shapes = [{size: set(saved) for size, saved in style.statistics.items()} for style in (self, other)]
         if shapes[0] != shapes[1]:
-            raise ValueError("the styles were not saved at the same sizes, with the same layers")
+            raise ValueError("expected two styles that were saved at the same sizes and with the same layers")
         blend = STYLE_LOSSES[self.style_loss].blend
         statistics = {
             size: {
@@ -73,10 +75,11 @@ class SavedStyle:
 
 @dataclass(frozen=True)
 class Style:
-    """A style image, (1, 3, H, W) in [0, 1], or a `SavedStyle`, and how it is taken.
+    """A style image with its weight and scale.
 
-    weight: its share among the styles that it is blended with.
-    scale: its longest side relative to the content's; larger makes larger strokes.
+    image: (1, 3, H, W) in [0, 1], or a `SavedStyle`.
+    weight: relative to the other styles that it is blended with.
+    scale: longest side of the resized style image, relative to the content's; a larger scale makes larger strokes.
     """
 
     image: Tensor | SavedStyle = field(repr=False, compare=False)
@@ -91,18 +94,18 @@ class Style:
 
     @property
     def picture(self) -> Tensor:
-        """The image; of a saved style, its miniature."""
+        """The image; the thumbnail of a saved style."""
         return self.image.palette if isinstance(self.image, SavedStyle) else self.image
 
 
 @dataclass(frozen=True)
 class Region:
-    """A part of the content image, and the styles that it gets.
+    """A region of the content image, and the styles to paint it in.
 
-    mask: (1, 1, H, W) in [0, 1], of the content image's shape, from `load_mask` or `find_regions`: where, and how
-        much; None is everywhere.
-    styles: an image, a `Style`, or several that are blended.
-    weight: of its style loss. With 1, each pixel is pulled as hard as if the styles covered the whole picture.
+    mask: (1, 1, H, W) in [0, 1], of the content image's height and width, from `load_mask` or `find_regions`; None is
+        the whole image.
+    styles: an image, a `Style`, or a sequence of these, which are blended.
+    weight: of its style loss. With 1, the gradient of a pixel is about as large as if the region were the whole image.
     """
 
     mask: Tensor | None = field(repr=False, compare=False)
@@ -116,41 +119,41 @@ class Region:
         validate.number("a region's weight", self.weight)
 
     def with_images(self, change: Callable[[Tensor], Tensor]) -> "Region":
-        """Return this region with its style images changed; raises ValueError for saved styles, which have none."""
+        """Return this region with `change` applied to its style images; raises ValueError for saved styles."""
         if any(isinstance(style.image, SavedStyle) for style in self.styles):
-            raise ValueError("a saved style cannot be recolored: it has no picture")
+            raise ValueError("expected style images, got a saved style, which has no image to recolor")
         return replace(self, styles=[replace(style, image=change(style.image)) for style in self.styles])
 
 
 def _normalized(styles: Tensor | Style | Sequence[Tensor | Style]) -> tuple[Style, ...]:
-    """Return styles with weights that add up to 1."""
+    """Return styles with weights scaled to add up to 1."""
     given = list(styles) if isinstance(styles, Sequence) else [styles]
     styles = [style if isinstance(style, Style) else Style(style) for style in given]
     total = sum(style.weight for style in styles)
     if not total > 0:
-        raise ValueError("of the styles that are blended, at least one has a weight above 0")
+        raise ValueError("expected at least one style with a weight above 0")
     return tuple(replace(style, weight=style.weight / total) for style in styles)
 
 
 def as_regions(styles) -> tuple[Region, ...]:
-    """Return what a `StyleTransfer` was given as its styles as regions; one that is everywhere, if none is among them.
+    """Return the argument `style_image` of `StyleTransfer` as regions; styles become one region without a mask.
 
-    Raises ValueError for regions mixed with styles, and for nothing.
+    Raises ValueError for a mixture of regions and styles, and for an empty sequence.
     """
     given = list(styles) if isinstance(styles, Sequence) else [styles]
     if not any(isinstance(style, Region) for style in given):
         return (Region(None, given),)
     if not all(isinstance(style, Region) for style in given):
-        raise ValueError("regions and styles are mixed: put each style into a Region, with its mask")
+        raise ValueError("expected only styles or only regions, got both: put each style into a Region, with its mask")
     return tuple(given)
 
 
 def style_statistics(
     image: Tensor, style_loss: StyleLoss, engine: Engine, layers: Sequence[str], size: int
 ) -> dict[str, Tensor]:
-    """Return {layer: statistics} of a style image, (1, 3, H, W) at the size that it is taken at.
+    """Return {layer: statistics} of a style image (1, 3, H, W) that is already resized.
 
-    `size` is that of the painting, in pixels: with it, losses of feature maps choose how much they pool.
+    `size` is the longest side of the painting in pixels. The average pooling of pairwise losses depends on it.
     """
     with torch.no_grad():
         _, features = loss_features(engine, style_loss.needs, image, [], layers)
@@ -169,16 +172,16 @@ def save_style(
     style_weights: Mapping[str, float] = STYLE_WEIGHTS,
     style_loss: str = "gram",
 ) -> SavedStyle:
-    """Return what is kept of a style image, and write it to a file.
+    """Return the statistics of a style image as a `SavedStyle`, and write them to a file.
 
     Args:
-        path: ends in .safetensors; None writes nothing. In the file numbers have half precision.
-        style: an image (1, 3, H, W) in [0, 1]; or a saved style, to which the other arguments do not apply.
-        network: from `load_vgg`; default `load_vgg()`, the network that `transfer` takes by default.
-        sizes: longest sides in pixels: those of the paintings to come, times the style's scale. Default: the sizes
-            that `transfer` would paint a picture as large as this one at, such as 128, 256 and 512 px.
-        style_weights: {layer: weight}, of which the layers are kept.
-        style_loss: a name in `STYLE_LOSSES`, for which it is kept.
+        path: ends in .safetensors; None writes no file. Numbers in the file have half precision.
+        style: an image (1, 3, H, W) in [0, 1]; or a `SavedStyle`, to which the other arguments do not apply.
+        network: from `load_vgg`; default `load_vgg()`, the default network of `transfer`.
+        sizes: longest sides in pixels. Use those of the paintings to be made, times the style's scale. Default: the
+            sizes of `transfer` for a content image as large as this one, such as 128, 256 and 512 px.
+        style_weights: {layer: weight}; statistics of these layers are saved.
+        style_loss: a name in `STYLE_LOSSES`.
     """
     if not isinstance(style, SavedStyle):
         image = validate.picture("style_image", style)
@@ -207,7 +210,7 @@ def save_style(
 
 
 def load_style(path: str | Path) -> SavedStyle:
-    """Return a style that `save_style` wrote; raises FileNotFoundError, or ValueError for another kind of file."""
+    """Return a style from a file of `save_style`; raises FileNotFoundError, and ValueError for other kinds of files."""
     tensors, about = read_tensors(path, FORMAT)
     palette, statistics = tensors.pop("palette").float() / 255, {}
     for key, values in tensors.items():

@@ -1,4 +1,4 @@
-"""Neural style transfer as a run of steps: `StyleTransfer` makes them one at a time, `transfer` makes them all."""
+"""Neural style transfer: `StyleTransfer` runs it step by step, `transfer` in one call."""
 
 import inspect
 import math
@@ -23,11 +23,11 @@ from .state import Record, State
 from .styles import Region, Style, as_regions
 from .vgg import load_vgg
 
-JUMP = 2.0  # a loss above so many times the best one is a blow-up
+JUMP = 2.0  # a loss more than so many times the best one is treated as divergence
 
 
 def _setting(name: str) -> property:
-    """Return an attribute for one of `settings.STEERABLE`: read from the run's settings, and steered when set."""
+    """Return a property for one of `settings.STEERABLE`: reads the run's settings; setting it calls `steer`."""
 
     def read(run: "StyleTransfer"):
         value = getattr(run.settings, name)
@@ -38,31 +38,31 @@ def _setting(name: str) -> property:
 
 @takes(SETTINGS)
 class StyleTransfer:
-    """A style transfer that is stepped through: `for record in run: …`, or `run.step()` until `run.done`.
+    """A style transfer, one step at a time: `for record in run: …`, or `run.step()` until `run.done`.
 
     Args:
         content_image: (1, 3, H, W) in [0, 1], from `load_image`.
-        style_image: the same, of any size; or a `Style`; or several of these, which are blended; or one or more
-            `Region`. Where no region is, the photograph stays.
-        quality: "draft", "good" or "best": the steps and the start that `schedule.QUALITIES` holds for it.
-        balance: how stylized, from 0 to 1, in place of beta, which is chosen so that at white noise, of the first size,
-            the style's gradient is 10^(4·balance) times as long as the content's. Then the number means about the same
-            with any style loss, layers and weights; 0.5 is close to the default β = 10.
-        recipe: what `recipe_from_png` read: its settings are used where no others are given. A warning says which
-            pictures are not those that it was made with.
-        device: default that of the given `VGG`, else CUDA, then MPS, then the CPU; `run.device` tells.
+        style_image: the same, of any size; or a `Style`; or a sequence of these, which are blended; or one or more
+            `Region`. Outside all regions the photograph stays as it is.
+        quality: "draft", "good" or "best": the steps and the starting image in `schedule.QUALITIES`.
+        balance: how stylized, from 0 to 1, instead of beta. It sets β so that at white noise of the first size the
+            norm of the style gradient is 10^(4·balance) times that of the content gradient. A balance has about the
+            same effect with any style loss, layers and weights; 0.5 is close to the default β = 10.
+        recipe: from `recipe_from_png`. Its settings apply where no others are given. A warning names the pictures that
+            differ from the recipe's.
+        device: default: the device of the given `VGG`, else CUDA, then MPS, then the CPU. `run.device` names it.
 
         {settings}
 
-    `alpha`, `beta`, `tv_weight`, `content_weights`, `style_weights` (new dictionaries), `optimizer` (which brings its
-    default learning rate along), `learning_rate` and `balance` may be set at any time, from any thread: the next step
-    reads them once. Where that changes the loss, the best image and the optimizer's memory start again.
+    `alpha`, `beta`, `tv_weight`, `content_weights`, `style_weights` (assign new dictionaries), `optimizer` (which also
+    sets its default learning rate), `learning_rate` and `balance` may be set at any time and from any thread. Each step
+    reads them once, at its start. If the loss changes, the best image and the optimizer's state are reset.
 
     Raises:
-        ValueError: images that are not as above, unknown names, sizes too small for the network, negative weights.
+        ValueError: images of another form, unknown names, sizes too small for the network, negative weights.
         TypeError: unknown settings.
-        FloatingPointError: from `step`, where loss or gradient is not finite and no image is there to go back to.
-        WeightsError: the network's weights cannot be had.
+        FloatingPointError: from `step`, if the loss or the gradient of the first image is not finite.
+        WeightsError: the network's weights are not available.
     """
 
     alpha, beta, tv_weight, content_weights, style_weights, optimizer, learning_rate = map(_setting, STEERABLE)
@@ -83,7 +83,7 @@ class StyleTransfer:
             raise ValueError("expected beta or balance, got both: balance chooses beta")
         settings = settings_of(recipe) | settings
         validate.check_names(settings, inspect.signature(transfer).parameters)
-        # Where a VGG, an Engine or an image is given in place of a name
+        # A VGG, an Engine or an image, passed instead of a name
         objects = {
             name: settings.pop(name)
             for name in ("network", "engine", "start")
@@ -94,18 +94,18 @@ class StyleTransfer:
         if self.start_image is not None:
             given = replace(given, start=IMAGE)
         elif given.start == IMAGE:
-            raise ValueError(f'start="{IMAGE}" stands for an image of your own: give that image, (1, 3, H, W)')
+            raise ValueError(f'start: expected the image itself, (1, 3, H, W), in place of "{IMAGE}" from a recipe')
         network = objects.get("network", given.network)
         self.network = load_vgg(network, given.pooling, device, padding=given.padding, inputs=given.inputs)
         for name in NETWORK:
             if name in settings and settings[name] != getattr(self.network, name):
                 raise ValueError(
-                    f"{name}: expected {getattr(self.network, name)!r}, which the network was made with, "
+                    f"{name}: expected {getattr(self.network, name)!r}, which the network was created with, "
                     f"got {settings[name]!r}"
                 )
         self.engine = objects.get("engine") or pick_engine(self.network, given.engine, given.precision)
         if getattr(self.engine, "network", None) is not self.network:
-            raise ValueError("engine: expected a name, or an Engine of the run's own network")
+            raise ValueError("engine: expected a name, or an Engine of this run's network")
         quality = QUALITIES[validate.one_of("quality", quality, QUALITIES)]
         self._settings = given.chosen(self.network, self.engine, *content_image.shape[2:], quality)
         self._steering, self._unit = threading.Lock(), None
@@ -119,11 +119,11 @@ class StyleTransfer:
         if balance is not None:
             self.balance = balance
 
-    # What may be read and set between steps
+    # Attributes that may be read and set between steps
 
     @property
     def settings(self) -> Settings:
-        """What the next step will read. Replace it to change several at once: all are taken, or none."""
+        """The settings that the next step will read. Assign new ones to change several at once."""
         return self._settings
 
     @settings.setter
@@ -131,7 +131,7 @@ class StyleTransfer:
         self.steer(**{name: value for name, value in vars(settings).items() if value != getattr(self._settings, name)})
 
     def steer(self, **changes) -> None:
-        """Change some of `settings.STEERABLE`, from any thread: all of them, or none where one raises ValueError."""
+        """Change some of `settings.STEERABLE`, from any thread. If one raises ValueError, none is changed."""
         with self._steering:
             settings = self._settings.changed(**changes)
             self.problem.check_layers(settings)
@@ -139,9 +139,9 @@ class StyleTransfer:
 
     @property
     def balance_unit(self) -> float:
-        """β/α at balance 0: there, at white noise of the first size, content and style pull equally.
+        """β/α at balance 0: the ratio of the norms of content and style gradient at white noise of the first size.
 
-        It is the ratio of the lengths of the two gradients, and takes two evaluations when it is first read.
+        The first access takes two evaluations.
         """
         if self._unit is None:
             objective = self._objective if self.state.level == 0 else self._objective_at(0, 0)
@@ -151,7 +151,7 @@ class StyleTransfer:
 
     @property
     def balance(self) -> float:
-        """How stylized, on the scale of the argument `balance`; setting it sets β. Not limited to 0 … 1."""
+        """How stylized, on the scale of the argument `balance`; setting it sets β. May lie outside [0, 1]."""
         if not (self.alpha > 0 and self.beta > 0):
             return math.inf if self.beta > 0 else -math.inf
         return math.log10(self.beta / (self.alpha * self.balance_unit)) / 4
@@ -160,12 +160,12 @@ class StyleTransfer:
     def balance(self, balance: float) -> None:
         balance = validate.number("balance", balance, high=1)
         if not self.alpha > 0:
-            raise ValueError("balance needs an alpha above 0")
+            raise ValueError("balance: expected an alpha above 0; set alpha first")
         self.beta = 10 ** (4 * balance) * self.alpha * self.balance_unit
 
     @property
     def device(self) -> torch.device:
-        """Where the run computes."""
+        """The device of the network, on which the run computes."""
         return self.network.device
 
     @property
@@ -175,7 +175,7 @@ class StyleTransfer:
 
     @property
     def best(self) -> Tensor:
-        """A copy of the image with the lowest loss under the present settings; the latest while none is evaluated."""
+        """A copy of the image with the lowest loss under the current settings; before the first step, the latest."""
         best = self.state.best
         return self.image if best is None else self._displayed(best.image)
 
@@ -186,7 +186,7 @@ class StyleTransfer:
 
     @property
     def best_loss(self) -> float:
-        """The total loss of `best`; infinite while none is evaluated."""
+        """The total loss of `best`; infinite before the first step."""
         return math.inf if self.state.best is None else self.state.best.losses[0]
 
     @property
@@ -196,24 +196,24 @@ class StyleTransfer:
 
     @property
     def sources(self) -> dict:
-        """The pictures, by the SHA-256 of their pixels."""
+        """The pictures as sizes and hashes, see `provenance.sources_of`."""
         return sources_of(self.content_image, self.regions, self.start_image)
 
     @property
     def recipe(self) -> dict:
-        """What the painting was made with, as JSON can hold it: for `save_image`, and for `recipe=`.
+        """The recipe of the run, as data that JSON can represent: for `save_image`, and for the argument `recipe`.
 
-        `settings` are arguments of `transfer`, as they are now; `steered` says that some were others before. Sources
-        are given by the SHA-256 of their pixels in 8 bits, so that a picture is recognized in any file format.
+        `settings` are the current arguments of `transfer`; `steered` is true if some were different at earlier steps.
+        `sources` identifies pictures by the SHA-256 of their pixels in 8 bits, in whatever file format they are stored.
         """
         return recipe_of(self.settings, self.history, self.sources, self.engine.name, str(self.device), self.best_loss)
 
     def evaluate(self, image: Tensor, settings: Settings) -> Evaluation:
-        """Return the losses and the gradient of an image of the present size, and change nothing."""
+        """Return the losses and the gradient of an image of the current size; the state of the run stays the same."""
         return self._objective.evaluate(image, settings)
 
     def score(self, image: Tensor) -> float:
-        """Return the total loss of an image, (1, 3, H, W) in [0, 1] of the present size, under the present settings."""
+        """Return the total loss of an image, (1, 3, H, W) in [0, 1] of the current size, under the current settings."""
         image = validate.picture("image", image).to(self.state.image)
         if image.shape != self.state.image.shape:
             raise ValueError(f"expected an image of {tuple(self.state.image.shape)}, got {tuple(image.shape)}")
@@ -230,7 +230,7 @@ class StyleTransfer:
 
     @property
     def done(self) -> bool:
-        """True when no step is left at the last size."""
+        """Whether all steps are made."""
         steps = self.settings.steps
         return not any(steps[self.state.level + 1 :]) and self.state.size_step >= steps[self.state.level]
 
@@ -245,7 +245,7 @@ class StyleTransfer:
             self._settings = replace(self._settings, steps=(*before, last + steps))
 
     def step(self) -> Record:
-        """Evaluate the image once, update it once, and return the record; raises RuntimeError when done."""
+        """Evaluate the image once, update it once, and return the record; raises RuntimeError if the run is done."""
         settings, switched = self._begin_step()
         now, rolled_back = self._evaluate_or_roll_back(settings, switched)
         direction = self.state.optimizer.direction(now.image, now.gradient)
@@ -256,7 +256,7 @@ class StyleTransfer:
     def _begin_step(self) -> tuple[Settings, bool]:
         """Return the settings of this step, and whether the engine's precision has just changed."""
         if self.done:
-            raise RuntimeError("no steps are left; extend(steps) adds some")
+            raise RuntimeError("the run is done; extend(steps) adds steps")
         while self.state.size_step >= self.settings.steps[self.state.level]:
             self._next_size()
         state, settings = self.state, self.settings
@@ -276,7 +276,7 @@ class StyleTransfer:
         return settings, switched
 
     def _evaluate_or_roll_back(self, settings: Settings, switched: bool) -> tuple[Evaluation, bool]:
-        """Return the evaluation of the image, or of the best one where the loss has blown up, and whether it has."""
+        """Return the evaluation of the image, or of the best image if the loss diverged, and whether it diverged."""
         state = self.state
         now = self.evaluate(state.image, settings)
         if now.finite and (state.best is None or now.losses[0] <= JUMP * state.best.losses[0]):
@@ -327,18 +327,18 @@ class StyleTransfer:
 
 @dataclass(frozen=True)
 class Result:
-    """What `transfer` returns."""
+    """Result of `transfer`."""
 
     image: Tensor = field(repr=False)  # (1, 3, H, W) in [0, 1] on the CPU: the best, or with `ema_decay` the average
-    loss: float  # its total loss
-    history: tuple[Record, ...] = field(repr=False)  # one record a step
+    loss: float  # total loss of the image
+    history: tuple[Record, ...] = field(repr=False)  # one record for each step
     network: str  # "vgg16" or "vgg19"
-    note: str  # which network, and why
+    note: str  # which network was used, and why
     device: str
-    engine: str  # which one, and the format of its gradients: "plain", "winograd, bfloat16", …
+    engine: str  # name and precision of the gradients: "plain", "winograd, bfloat16", …
     sizes: tuple[int, ...]
     seconds: float
-    interrupted: bool  # by the keyboard
+    interrupted: bool  # whether a keyboard interrupt ended the run early
     recipe: dict = field(repr=False)  # settings, sources, versions and losses, see `StyleTransfer.recipe`
 
 
@@ -355,16 +355,16 @@ def transfer(
 
     Args:
         content_image: (1, 3, H, W) in [0, 1], from `load_image`.
-        style_image: the same, of any size; or a `Style`; or several of these, which are blended; or one or more
-            `Region`. Where no region is, the photograph stays.
-        report_every: print the losses every so many steps; the classic recipe has 400.
-        progress: show a progress bar; None shows it in a terminal or a notebook; False also leaves out the line that
-            says on what, with which network and at which sizes it paints.
+        style_image: the same, of any size; or a `Style`; or a sequence of these, which are blended; or one or more
+            `Region`. Outside all regions the photograph stays as it is.
+        report_every: print the losses every so many steps.
+        progress: whether to show a progress bar; None shows it in a terminal or a notebook. False also suppresses the
+            line about device, network and sizes.
         quality, balance, recipe, device: see `StyleTransfer`.
 
         {settings}
 
-    A keyboard interrupt ends the run early, with the best image so far. Raises what `StyleTransfer` raises.
+    A keyboard interrupt ends the run early and returns the best image so far. Raises the errors of `StyleTransfer`.
 
     Source: Gatys, Ecker and Bethge 2016; coarse to fine as in Gatys et al. 2017, section 6.
     """

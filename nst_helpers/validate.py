@@ -1,4 +1,4 @@
-"""Refusals, each saying what was meant."""
+"""Argument validation, with error messages that name the likely cause."""
 
 import math
 import sys
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-_OVERSHOOT = 0.1  # how far outside [0, 1] a value may lie before it is called a mistake
-OTHERS_CALL_IT = {  # what programs and people call our settings
+_OVERSHOOT = 0.1  # values may lie so far outside [0, 1]
+OTHERS_CALL_IT = {  # {name of a setting in other programs: its name here}
     **dict.fromkeys(("averaging", "ema", "avg_decay"), "ema_decay"),
     **dict.fromkeys(("carry", "warm_start"), "keep_optimizer_state"),
     **dict.fromkeys(("lr", "step_size"), "learning_rate"),
@@ -29,19 +29,19 @@ OTHERS_CALL_IT = {  # what programs and people call our settings
 
 
 def number(name: str, value, low: float = 0.0, high: float = math.inf) -> float:
-    """Return a value as a float; raises ValueError unless it is finite and from low to high."""
+    """Return a value as a float; raises ValueError unless it is finite and in [low, high]."""
     try:
         found = float(value)
     except (TypeError, ValueError):
         found = math.nan
     if not (math.isfinite(found) and low <= found <= high):
         bounds = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise ValueError(f"{name} is a finite number, {bounds}, not {value!r}")
+        raise ValueError(f"{name}: expected a finite number, {bounds}, got {value!r}")
     return found
 
 
 def whole_numbers(name: str, values) -> tuple[int, ...]:
-    """Return a whole number, or several, as a tuple; raises ValueError for anything else."""
+    """Return one whole number or several as a tuple; raises ValueError for anything else."""
     found = tuple(values) if isinstance(values, Iterable) else (values,)
     if not all(isinstance(value, Integral) for value in found):
         raise ValueError(f"{name}: expected a whole number, or several, got {values!r}")
@@ -49,7 +49,7 @@ def whole_numbers(name: str, values) -> tuple[int, ...]:
 
 
 def layer_weights(name: str, weights) -> tuple[tuple[str, float], ...]:
-    """Return {layer: weight} as pairs; raises ValueError unless there is one, and all weights are at least 0."""
+    """Return {layer: weight} as a tuple of pairs; raises ValueError if it is empty or a weight is below 0."""
     try:
         found = dict(weights)
     except (TypeError, ValueError):
@@ -60,26 +60,26 @@ def layer_weights(name: str, weights) -> tuple[tuple[str, float], ...]:
 
 
 def one_of(name: str, value, known: Iterable[str]) -> str:
-    """Return a value; raises ValueError, with the nearest names, unless it is one of those known."""
+    """Return a value; raises ValueError, with the most similar names, unless it is one of `known`."""
     known = list(known)
     if value not in known:
-        raise ValueError(f"{name} is one of {', '.join(map(str, known))}, not {value!r}{nearest(value, known)}")
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, known))}, got {value!r}{nearest(value, known)}")
     return value
 
 
 def nearest(value, known: Iterable) -> str:
-    """Return a question for the names that look most like a value; nothing if none does."""
+    """Return "(did you mean …?)" with the names most similar to a value, or an empty string if none is similar."""
     near = get_close_matches(str(value), map(str, known), cutoff=0.6)
-    return f" (do you mean {' or '.join(map(repr, near))}?)" if near else ""
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
 
 
 def check_names(given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise TypeError, with the right name, unless all names given are those of settings."""
+    """Raise TypeError, with the right name, unless all names are among `known`."""
     known = list(known)
     for name in given:
         if name not in known:
             ours = OTHERS_CALL_IT.get(name)
-            hint = f" (do you mean {ours!r}?)" if ours else nearest(name, known)
+            hint = f" (did you mean {ours!r}?)" if ours else nearest(name, known)
             raise TypeError(f"unknown setting {name!r}{hint}")
 
 
@@ -87,42 +87,42 @@ def picture(name: str, image) -> Tensor:
     """Return an image (1, 3, H, W), clipped to [0, 1]; raises ValueError for anything else."""
     if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[:2] != (1, 3):
         what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        raise ValueError(f"{name} is a tensor (1, 3, H, W) from load_image, not {what}")
+        raise ValueError(f"{name}: expected a tensor (1, 3, H, W), as load_image returns it, got {what}")
     check_image(image, name)
     return image.detach().clamp(0, 1)
 
 
 def mask(name: str, mask) -> Tensor:
-    """Return a mask (1, 1, H, W) as float32; raises ValueError unless its values lie in [0, 1], not all at 0."""
+    """Return a mask (1, 1, H, W) as float32; raises ValueError for values outside [0, 1], and if all are 0."""
     if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[:2] != (1, 1):
         what = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(f"{name} is a tensor (1, 1, H, W) from load_mask, not {what}")
+        raise ValueError(f"{name}: expected a tensor (1, 1, H, W), as load_mask returns it, got {what}")
     low, high = (value.item() for value in mask.detach().float().aminmax())
     if not (math.isfinite(low) and math.isfinite(high) and low >= 0 and high <= 1):
-        raise ValueError(f"{name}: values from {low:.3g} to {high:.3g} where [0, 1] is meant")
+        raise ValueError(f"{name}: expected values in [0, 1], got values from {low:.3g} to {high:.3g}")
     if high == 0:
-        raise ValueError(f"{name} covers nothing")
+        raise ValueError(f"{name}: expected values above 0 inside the region, got a mask that is 0 everywhere")
     return mask.detach().float()
 
 
 def check_image(image: Tensor, name: str = "image") -> None:
-    """Raise a ValueError unless the image is (..., 3, H, W), floating point, finite, and not clearly outside [0, 1]."""
+    """Raise ValueError unless an image is (..., 3, H, W), floating point, finite, and within 0.1 of [0, 1]."""
     if image.ndim < 3 or image.shape[-3] != 3 or not image.is_floating_point():
-        raise ValueError(f"{name}: a float tensor (..., 3, H, W) is meant, not {image.dtype} {tuple(image.shape)}")
+        raise ValueError(f"{name}: expected a float tensor (..., 3, H, W), got {image.dtype} {tuple(image.shape)}")
     low, high = (value.item() for value in image.detach().aminmax())
     value_range(low, high, name)
 
 
 def value_range(low: float, high: float, name: str) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"{name}: holds values that are not finite (NaN or infinity)")
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity")
     if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
-        cause = "divide by 255" if low >= 0 and high > 10 else "was it normalized already (preprocess applied twice)?"
-        raise ValueError(f"{name}: values from {low:.3g} to {high:.3g} where [0, 1] is meant; {cause}")
+        cause = "divide by 255" if low >= 0 and high > 10 else "is it normalized already (preprocess applied twice)?"
+        raise ValueError(f"{name}: expected values in [0, 1], got values from {low:.3g} to {high:.3g}; {cause}")
 
 
 def warn(message: str) -> None:
-    """Warn of something, at the line outside this package that called into it."""
+    """Issue a warning that points to the line outside this package that called into it."""
     package, level, frame = str(Path(__file__).parent), 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1

@@ -1,4 +1,4 @@
-"""VGG-16 and VGG-19 (Simonyan and Zisserman 2015) as feature extractors: layers by name, no classifier."""
+"""VGG-16 and VGG-19 (Simonyan and Zisserman 2015) as feature extractors: named layers, no classifier."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -18,7 +18,7 @@ INPUTS = ("standardized", "255")
 
 
 class Stage(NamedTuple):
-    """The names of a convolution, of its ReLU and, at the end of a block, of its pooling."""
+    """The names of a convolution, its ReLU and, at the end of a block, its pooling."""
 
     conv: str
     relu: str
@@ -26,10 +26,10 @@ class Stage(NamedTuple):
 
 
 class L2Pool2d(nn.Module):
-    """The root of the mean square of each 2 × 2 window: (B, C, H, W) → (B, C, H/2, W/2), rounded down."""
+    """Root mean square of each 2 × 2 window: (B, C, H, W) → (B, C, H/2, W/2), rounded down."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return (avg_pool2d(x.square(), 2) + 1e-6).sqrt()  # a root has no gradient at 0, and a wild one close by
+        return (avg_pool2d(x.square(), 2) + 1e-6).sqrt()  # the gradient of the root is infinite at 0
 
 
 POOLINGS = {"max": lambda: nn.MaxPool2d(2), "average": lambda: nn.AvgPool2d(2), "l2": L2Pool2d}
@@ -40,17 +40,17 @@ class VGG(nn.Sequential):
 
     Args:
         name: "vgg16" or "vgg19".
-        pooling: "max", as it was trained; "average": slightly more appealing, say Gatys et al. 2016 (section 2); or
-            "l2", the root of the mean square, between the two.
-        padding: what convolutions see beyond the border: "zeros", as it was trained; "reflect" or "replicate", which
-            have no dark frame around the picture.
-        inputs: "standardized", as `preprocess` does and as it was trained; or "255", where values are 255 times as
-            large, less the mean, as some published recipes feed them. The pretrained weights do not expect that.
+        pooling: "max", as in training; "average", which gives slightly more appealing results according to Gatys et
+            al. 2016 (section 2); or "l2", the root mean square, which lies between the two.
+        padding: of the convolutions: "zeros", as in training; "reflect" or "replicate", which avoid a dark frame around
+            the picture.
+        inputs: "standardized", as `preprocess` returns them and as in training; or "255": values from 0 to 255 less the
+            mean, as some published programs feed them. The pretrained weights were not trained on these.
 
-    conv4_2 is a layer's value before its ReLU, relu4_2 after it. No layer works in place, so a stored feature map
-    stays what it was. Weights are left as torch initializes them: `load_vgg` returns the pretrained network.
+    conv4_2 is the output of a convolution, relu4_2 that of its ReLU. No layer works in place, so that a stored feature
+    map is not overwritten. The weights are randomly initialized; `load_vgg` returns the pretrained network.
 
-    `stages`, `stride`, `channels`, `block` and `min_side` tell its geometry; no other module reads layers' names.
+    `stages`, `stride`, `channels`, `block` and `min_side` describe the geometry. No other module parses layer names.
     """
 
     def __init__(self, name: str, pooling: str = "max", padding: str = "zeros", inputs: str = "standardized"):
@@ -71,29 +71,29 @@ class VGG(nn.Sequential):
         self._keep_constants()
 
     def _keep_constants(self) -> None:
-        """Keep mean and standard deviation as buffers: copied at each evaluation, they would hold up a GPU."""
+        """Store mean and standard deviation as buffers: copying them at each evaluation would synchronize a GPU."""
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(name, channels(values, next(self.parameters())), persistent=False)
 
     def _apply(self, fn, recurse: bool = True):
         super()._apply(fn, recurse)
-        self._keep_constants()  # exact in every format, where a conversion would round twice
+        self._keep_constants()  # from Python floats: converting the buffers would round twice
         return self
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and so the feature maps."""
+        """The device of the weights, and so of the feature maps."""
         return self.mean.device
 
     @property
     def kind(self) -> str:
-        """What its features depend on: its name, and pooling, padding and inputs where they are not the default."""
+        """The name, followed by pooling, padding and inputs if they are not the defaults: "vgg16, average"."""
         choices = ((self.pooling, "max"), (self.padding, "zeros"), (self.inputs, "standardized"))
         return ", ".join([self.name, *(value for value, default in choices if value != default)])
 
     @property
     def stages(self) -> list[Stage]:
-        """The convolutions in order, each with its ReLU and, at the end of a block, the block's pooling."""
+        """The convolutions in order, each with its ReLU and, at the end of a block, its pooling."""
         names = [*self._modules, ""]
         return [
             Stage(*names[i : i + 2], names[i + 2] if names[i + 2].startswith("pool") else None)
@@ -103,16 +103,16 @@ class VGG(nn.Sequential):
 
     @property
     def min_side(self) -> int:
-        """The shortest side of a picture, in pixels, that reaches the last block's layers."""
+        """The smallest side of a picture, in pixels, that the layers of the last block need."""
         return self.stride(self.stages[-1].conv)
 
     def block(self, layer: str) -> int:
-        """Return the number of a layer's block, from 1; a pooling ends its block."""
+        """Return the number of a layer's block, from 1; pool1 belongs to block 1."""
         self.check_layers(layer)
         return int(layer[4])
 
     def stride(self, layer: str) -> int:
-        """Return how many pixels apart neighboring positions of a layer are: a picture's H × W becomes H/s × W/s."""
+        """Return the distance of neighboring positions of a layer in pixels: feature maps have H/stride × W/stride."""
         return 2 ** (self.block(layer) - (not layer.startswith("pool")))
 
     def channels(self, layer: str) -> int:
@@ -120,27 +120,27 @@ class VGG(nn.Sequential):
         return CHANNELS[self.block(layer) - 1]
 
     def closest(self, layer: str) -> str:
-        """Return a layer, or where the network lacks it, as VGG-16 lacks conv4_4, the block's last of the same kind."""
+        """Return the layer, or the last of its kind in the block if the network lacks it (VGG-16 has no conv4_4)."""
         if layer in self._modules:
             return layer
         return [name for name in self._modules if name.startswith(layer[:6])][-1]
 
     def normalize(self, image: Tensor) -> Tensor:
-        """Return an image in [0, 1], on the network's device, as `forward` takes it; unlike `preprocess`, unchecked."""
+        """Return the input of `forward` for an image in [0, 1] on the network's device. Its values are not checked."""
         normalized = (image - self.mean) / self.std
         return normalized if self.inputs == "standardized" else 255 * self.std * normalized
 
     def forward(self, normalized: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Return {layer: feature maps (B, C, H', W')} for normalized images (B, 3, H, W).
+        """Return {layer: feature maps (B, C, H', W')} of normalized images (B, 3, H, W).
 
-        Runs no further than the deepest of `layers` (default: all of them).
+        Stops after the deepest of `layers` (default: all layers).
         """
         wanted = self.check_layers(layers if layers is not None else self._modules)
         feature_maps = {}
         x = normalized
         for name, layer in self.named_children():
             if name.startswith("pool") and min(x.shape[-2:]) < 2:
-                raise ValueError(f"a picture of {tuple(normalized.shape[-2:])} px is too small for {wanted[-1]}")
+                raise ValueError(f"expected a larger picture for {wanted[-1]}, got {tuple(normalized.shape[-2:])} px")
             x = layer(x)
             if name in wanted:
                 feature_maps[name] = x
@@ -149,19 +149,18 @@ class VGG(nn.Sequential):
         return feature_maps
 
     def check_layers(self, layers: Iterable[str]) -> list[str]:
-        """Return `layers` in the network's order, each once; a name that it lacks raises a ValueError."""
+        """Return `layers` in the network's order, without duplicates; raises ValueError for unknown names."""
         layers = [layers] if isinstance(layers, str) else list(layers)
         unknown = [layer for layer in layers if layer not in self._modules]
         if unknown:
             hint = validate.nearest(unknown[0], self._modules)
-            raise ValueError(
-                f"{self.name} has no layer {', '.join(map(repr, unknown))}{hint}; it has {', '.join(self._modules)}"
-            )
+            names = ", ".join(map(repr, unknown))
+            raise ValueError(f"expected layers of {self.name} ({', '.join(self._modules)}), got {names}{hint}")
         return [name for name in self._modules if name in layers]
 
 
 def pick_device() -> torch.device:
-    """Return CUDA if there is one, else MPS (Apple), else the CPU."""
+    """Return CUDA if it is available, else MPS (Apple), else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -178,13 +177,13 @@ def load_vgg(
     """Return a pretrained, frozen VGG.
 
     Args:
-        network: "vgg16", "vgg19", or "auto": VGG-19 if its weights are cached or can be had, else VGG-16. A `VGG` is
-            returned as it is, moved to `device` if one is given.
+        network: "vgg16", "vgg19", or "auto": VGG-19 if its weights are cached or can be fetched, else VGG-16. A `VGG`
+            is returned as it is, moved to `device` if one is given.
         pooling, padding, inputs: see `VGG`.
-        device: where it runs; default CUDA, then MPS, then the CPU.
+        device: default CUDA, then MPS, then the CPU.
 
-    `.name` says which network it is and `.note` why. Raises ValueError for unknown names, and WeightsError where the
-    weights cannot be had: an explicit name never falls back.
+    `.name` is the network that was loaded; `.note` says why. Raises ValueError for unknown names, and WeightsError if
+    the weights are not available: an explicit name never falls back to another network.
     """
     if isinstance(network, VGG):
         return network if device is None else network.to(device)
@@ -198,10 +197,10 @@ def load_vgg(
 
 
 def receptive_fields(network: VGG) -> dict[str, int]:
-    """Return {layer: the side, in pixels, of the square of the image that one position of it depends on}.
+    """Return {layer: receptive field}, the side in pixels of the square of the image that a position depends on.
 
-    A layer with a k × k window adds k − 1 times the distance, in pixels, of the positions that it looks at; a stride
-    multiplies that distance. The square is cut off where it reaches beyond the image's border.
+    A layer with a k × k window adds k − 1 times the distance, in pixels, of neighboring positions of its input; a
+    stride multiplies that distance. Near the border, the square is cut off.
     """
     field, distance, fields = 1, 1, {}
     for name in network._modules:
@@ -218,10 +217,10 @@ def get_features(image: Tensor, network: VGG, layers: Iterable[str]) -> dict[str
         image: (B, 3, H, W) in [0, 1], RGB, not normalized: `VGG.normalize` is called here. H and W are at least 16 for
             layers of the fifth block.
         network: from `load_vgg`; the image is copied to its device.
-        layers: names such as "conv4_2" (before its ReLU), "relu4_2" (after it) or "pool4".
+        layers: names such as "conv4_2" (before the ReLU), "relu4_2" (after it) or "pool4".
 
-    Feature maps are (B, C, H/2ᵏ, W/2ᵏ), rounded down, behind k poolings. Raises ValueError for a layer that the
-    network lacks, for values clearly outside [0, 1], and for pictures too small.
+    Feature maps are (B, C, H/2ᵏ, W/2ᵏ), rounded down, after k poolings. Raises ValueError for unknown layers, for
+    values clearly outside [0, 1], and for pictures that are too small.
     """
     validate.check_image(image)
     return network(network.normalize(image.to(network.device)), layers)

@@ -57,10 +57,10 @@ def test_one_image(suffix, tmp_path):
 @pytest.mark.parametrize(
     ("images", "name", "options", "said"),
     [
-        ([], "run.gif", {}, "no images"),
-        ([flat(0.0)], "run.avi", {}, "must end in one of .gif, .mp4"),
+        ([], "run.gif", {}, "images: expected at least one"),
+        ([flat(0.0)], "run.avi", {}, "a name that ends in one of .gif, .mp4"),
         ([flat(0.0)], "run.gif", {"frames_per_second": 0}, "above 0"),
-        ([flat(7.0)], "run.gif", {}, "where \\[0, 1\\] is meant"),
+        ([flat(7.0)], "run.gif", {}, "expected values in \\[0, 1\\]"),
     ],
 )
 def test_nonsense(images, name, options, said, tmp_path):

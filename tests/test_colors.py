@@ -62,7 +62,7 @@ class TestRecolor:
         )
 
     def test_unknown_method(self, muted):
-        with pytest.raises(ValueError, match="method is one of symmetric, pca, cholesky, histogram, not 'chol'"):
+        with pytest.raises(ValueError, match="method: expected one of symmetric, pca, cholesky, histogram, got 'chol'"):
             nst.recolor(muted(0), muted(1), "chol")
 
     def test_moves_colors_no_more_than_other_maps_do(self, muted):
@@ -128,9 +128,9 @@ class TestLuminance:
         torch.testing.assert_close(matched.std(), like.std(), atol=1e-4, rtol=0)
 
     def test_bad_input(self, muted):
-        with pytest.raises(ValueError, match="space is one of yiq, oklab, not 'lab'"):
+        with pytest.raises(ValueError, match="space: expected one of yiq, oklab, got 'lab'"):
             colors.luminance(muted(0), "lab")
-        with pytest.raises(ValueError, match="shapes differ"):
+        with pytest.raises(ValueError, match="expected equal shapes"):
             colors.with_colors_of(muted(0), muted(1)[..., :20])
 
 
@@ -169,5 +169,5 @@ class TestPaintings:
         assert (moments(run.image)[0] - wanted).norm() < (moments(plain.image)[0] - wanted).norm()
 
     def test_unknown(self, vgg16, muted):
-        with pytest.raises(ValueError, match=r"color is one of style, symmetric, .*, not 'luminance'"):
+        with pytest.raises(ValueError, match=r"color: expected one of style, symmetric, .*, got 'luminance'"):
             self.paint(vgg16, muted, "luminance")

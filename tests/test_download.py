@@ -51,10 +51,10 @@ def test_a_picture_from_an_address(server):
 @pytest.mark.parametrize(
     ("path", "error", "reason"),
     [
-        ("/missing", ConnectionError, "the server answers 404"),
-        ("/page", ValueError, "not an image"),
+        ("/missing", ConnectionError, "answered with status 404"),
+        ("/page", ValueError, "expected an image"),
         ("/cut", ConnectionError, "cannot be reached"),
-        ("/endless", ValueError, "sends over 1 MB"),
+        ("/endless", ValueError, "expected at most 1 MB"),
         ("/silent", TimeoutError, "no answer within"),
         ("/stalls", TimeoutError, "no answer within"),
     ],

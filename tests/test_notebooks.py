@@ -195,7 +195,9 @@ def test_the_demo(clone, vgg16, tmp_path):
     outputs = clone / "outputs"
     for name in ("quickstart.jpg", "quickstart_grid.jpg", "00_quickstart.ipynb"):
         assert str(outputs / name) in done.stdout
-    said = r"with VGG-16, since VGG-19 cannot be had \(.+cannot be reached.+\)\. Steps: \d+ at 128 px, .+ at 512 px\."
+    said = (
+        r"with VGG-16, since VGG-19 is not available \(.+cannot be reached.+\)\. Steps: \d+ at 128 px, .+ at 512 px\."
+    )
     assert re.search(said, done.stdout)
     assert "step/s" in done.stdout  # the progress bar moved
     assert re.search(r"step 20 \(128 px\): total [\d.]+, content [\d.]+, style [\d.]+", done.stdout)

@@ -134,7 +134,7 @@ class TestStyleLosses:
         at = run.evaluate(image, run.settings)
         torch.manual_seed(0)
         direction = at.gradient.sign() + 0.1 * torch.randn_like(image)
-        step = 1e-4
+        step = 1e-3  # smaller ones are lost in the rounding of the loss, of Wasserstein eigenvalues above all
         up, down = (run.evaluate(image + sign * step * direction, run.settings).losses[0] for sign in (1, -1))
         assert (up - down) / (2 * step) == pytest.approx((at.gradient * direction).sum().item(), rel=2e-2)
 
@@ -156,7 +156,7 @@ class TestStyleLosses:
         assert run.best_loss < 0.7 * first
 
     def test_unknown(self, pictures, vgg16):
-        with pytest.raises(ValueError, match=r"style_loss is one of gram, .*do you mean 'wasserstein'"):
+        with pytest.raises(ValueError, match=r"style_loss: expected one of gram, .*did you mean 'wasserstein'"):
             make_run(pictures, vgg16, style_loss="waserstein")
 
 
@@ -240,17 +240,17 @@ class TestSeveralStyles:
         assert run.evaluate(image, run.settings).losses[2] == pytest.approx(expected.item(), rel=1e-4)
 
     def test_nonsense(self, pictures, vgg16):
-        with pytest.raises(ValueError, match="at least one has a weight above 0"):
+        with pytest.raises(ValueError, match="at least one style with a weight above 0"):
             make_run(pictures, vgg16, [Style(pictures[1], 0.0), Style(pictures[2], 0.0)])
-        with pytest.raises(ValueError, match="at least one has a weight above 0"):
+        with pytest.raises(ValueError, match="at least one style with a weight above 0"):
             make_run(pictures, vgg16, [])
-        with pytest.raises(ValueError, match="a style's weight is a finite number"):
+        with pytest.raises(ValueError, match="a style's weight: expected a finite number"):
             Style(pictures[1], -1)
-        with pytest.raises(ValueError, match=r"a style's scale is a finite number, at least 0\.01"):
+        with pytest.raises(ValueError, match=r"a style's scale: expected a finite number, at least 0\.01"):
             Style(pictures[1], scale=0)
-        with pytest.raises(ValueError, match="nearest features of several styles are not blended"):
+        with pytest.raises(ValueError, match="cannot blend the statistics of several styles"):
             make_run(pictures, vgg16, pictures[1:], style_loss="nearest")
-        with pytest.raises(ValueError, match="blend is one of statistics, losses"):
+        with pytest.raises(ValueError, match="blend: expected one of statistics, losses"):
             make_run(pictures, vgg16, pictures[1:], blend="grams")
 
 
@@ -334,13 +334,13 @@ class TestRegions:
             ValueError, match=r"the content image's \(48, 64\) px, got a region's mask of \(20, 20\) px"
         ):
             make_run(pictures, vgg16, Region(torch.ones(1, 1, 20, 20), pictures[1]))
-        with pytest.raises(ValueError, match="a region's mask covers nothing"):
+        with pytest.raises(ValueError, match=r"a region's mask: .* 0 everywhere"):
             Region(torch.zeros(1, 1, 48, 64), pictures[1])
-        with pytest.raises(ValueError, match=r"a region's mask is a tensor \(1, 1, H, W\)"):
+        with pytest.raises(ValueError, match=r"a region's mask: expected a tensor \(1, 1, H, W\)"):
             Region(torch.ones(48, 64), pictures[1])
-        with pytest.raises(ValueError, match=r"values from 0 to 255 where \[0, 1\] is meant"):
+        with pytest.raises(ValueError, match=r"expected values in \[0, 1\], got values from 0 to 255"):
             Region(torch.tensor([0.0, 255.0]).expand(1, 1, 48, 2), pictures[1])
-        with pytest.raises(ValueError, match="regions and styles are mixed"):
+        with pytest.raises(ValueError, match="only styles or only regions"):
             make_run(pictures, vgg16, [Region(mask, pictures[1]), pictures[2]])
 
 
@@ -355,9 +355,9 @@ class TestTotalVariation:
         assert total == pytest.approx(content + 10 * style + 3 * variation, rel=1e-5)
 
     def test_bad_power(self, pictures, vgg16):
-        with pytest.raises(ValueError, match="tv is one of l1, l2, not 'l3'"):
+        with pytest.raises(ValueError, match="tv: expected one of l1, l2, got 'l3'"):
             make_run(pictures, vgg16, tv="l3")
-        with pytest.raises(ValueError, match="power is 1 or 2, not 3"):
+        with pytest.raises(ValueError, match="power: expected 1 or 2, got 3"):
             nst.total_variation_loss(pictures[0], 3)
 
 

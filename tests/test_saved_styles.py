@@ -79,23 +79,23 @@ def test_the_nearest_size_is_taken(pictures, vgg16):
 
 def test_what_does_not_match_is_refused(pictures, vgg16, tmp_path):
     saved = nst.save_style(None, pictures[1], vgg16, sizes=(64,), style_weights={"relu1_1": 1.0})
-    with pytest.raises(ValueError, match=r"the saved style lacks relu2_1, .*; it has relu1_1"):
+    with pytest.raises(ValueError, match=r"layers of the saved style \(relu1_1\), got relu2_1, "):
         run_of(pictures, vgg16, saved)
     weights = {"relu1_1": 1.0}
-    with pytest.raises(ValueError, match='saved for style_loss="gram", not "mean_std"'):
+    with pytest.raises(ValueError, match="saved for, gram, got mean_std"):
         run_of(pictures, vgg16, saved, style_loss="mean_std", style_weights=weights)
     average = nst.load_vgg("vgg16", "average", device="cpu")
-    with pytest.raises(ValueError, match="saved with vgg16, and the network is vgg16, average"):
+    with pytest.raises(ValueError, match="saved with, vgg16, got vgg16, average"):
         run_of(pictures, average, saved, style_weights=weights)
-    with pytest.raises(ValueError, match="a saved style cannot be recolored"):
+    with pytest.raises(ValueError, match="got a saved style"):
         run_of(pictures, vgg16, saved, style_weights=weights, color="symmetric")
     other = nst.save_style(None, pictures[1], vgg16, sizes=(32,), style_weights=weights)
-    with pytest.raises(ValueError, match="not saved at the same sizes"):
+    with pytest.raises(ValueError, match="saved at the same sizes"):
         saved.mixed(other, 0.5)
 
 
 def test_bad_files(pictures, vgg16, tmp_path):
-    with pytest.raises(ValueError, match=r"must end in \.safetensors"):
+    with pytest.raises(ValueError, match=r"a name that ends in \.safetensors"):
         nst.save_style(tmp_path / "style.pt", pictures[1], vgg16, sizes=(64,))
     with pytest.raises(FileNotFoundError, match="no such file"):
         nst.load_style(tmp_path / "nowhere.safetensors")

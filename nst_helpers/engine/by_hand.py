@@ -1,4 +1,4 @@
-"""The passes of a frozen VGG written out, forward and backward, for several times the speed of autograd."""
+"""Manual forward and backward passes of a frozen VGG, several times faster than autograd."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -13,50 +13,51 @@ from ..vgg import VGG, Stage
 from .moments import Request, add_gradient, moments, positions, rows_of
 from .plain import Maps
 
-# What an activation mask does: see `kernels`, which has these numbers too, since its compiled code is cached by file.
+# Modes of an activation mask, see `kernels`. That module repeats them, because numba caches compiled code by file.
 OPEN, RELU, MAX, AVERAGE = range(4)
-FORWARD = {torch.bfloat16: torch.float32}  # the format of the forward pass, where it is not that of the gradient:
-# bfloat16's eight bits cost a gradient nothing, but after 300 evaluations a painting ends 3 % worse by them
-LOW_PRECISION_STEPS = 60  # first evaluations at a size that may be in low precision throughout: the result is as good
-LOW_PRECISION_FROM = 3  # the block from which on the forward pass then is in the gradient's format, too
+FORWARD = {torch.bfloat16: torch.float32}  # {format of the gradient: format of the forward pass}, if they differ.
+# With a bfloat16 gradient the result is as good; with a bfloat16 forward pass, its loss is 3 % higher after 300 steps.
+LOW_PRECISION_STEPS = 60  # evaluations at each size whose forward pass may be in low precision: the result is as good
+LOW_PRECISION_FROM = 3  # first block whose forward pass is in the gradient's format then
 
 
 @dataclass
 class Trace:
-    """What the gradient needs of a stage."""
+    """Data of a stage that the backward pass needs."""
 
     stage: Stage
     convolution: object
-    shape: torch.Size  # height and width of its input
+    shape: torch.Size  # height and width of the input
     mask: Tensor | None = None
     mode: int = RELU
     pooled: bool = False
-    argmax: Tensor | None = None  # indices of the maxima, where ReLU and pooling were not one
+    argmax: Tensor | None = None  # indices of the maxima, if pooling was not fused with ReLU
     output: Tensor | None = None  # of L2 pooling
 
 
 @dataclass
 class Tape:
-    """What the gradient needs of a pass."""
+    """Data of a forward pass that the backward pass needs."""
 
     request: Request
     traces: list[Trace] = field(default_factory=list)
-    rows: Maps = field(default_factory=dict)  # {layer: feature maps (H'·W', C)} that Gram matrices were made of
-    grams: Maps = field(default_factory=dict)  # {layer: those, without autograd}
+    rows: Maps = field(default_factory=dict)  # {layer: feature maps (H'·W', C)} for the gradient of Gram matrices
+    grams: Maps = field(default_factory=dict)  # {layer: Gram matrices}, detached
 
 
 class ByHand:
-    """The passes of a frozen network written out, forward and backward: nothing is computed or kept without need.
+    """Manual forward and backward passes of a frozen network.
 
-    Since the weights are frozen, going back takes no more than where each ReLU and each pooling let values through.
-    Gram matrices are made, and their gradient is added, on the spot.
+    With frozen weights, the backward pass needs only the masks of ReLU and pooling, and the feature maps of layers with
+    Gram matrices. Gram matrices are computed during the forward pass, and their gradient during the backward pass, so
+    that no other feature maps are stored.
 
     Args:
-        kind: what it is called in `pick_engine`: "direct" or "winograd".
-        dtype: of gradients, and of what is kept for them. With bfloat16 the first `LOW_PRECISION_STEPS` evaluations at
-            a size may be in low precision: then losses are right within 0.5 %.
-        convolution: returns that of a layer, for feature maps of a height and a width.
-        buffers: what convolutions may keep for themselves between evaluations.
+        kind: name in `pick_engine`: "direct" or "winograd".
+        dtype: format of gradients, and of the activations stored for them. With bfloat16, the first
+            `LOW_PRECISION_STEPS` evaluations at a size may be in low precision, with losses accurate to 0.5 %.
+        convolution: function of a layer, a height and a width that returns the layer's convolution.
+        buffers: buffers that convolutions reuse between evaluations.
     """
 
     def __init__(self, kind: str, network: VGG, dtype: torch.dtype, convolution: Callable, buffers=None):
@@ -77,7 +78,7 @@ class ByHand:
         means: bool = False,
         parts: Mapping[str, Sequence[Part]] | None = None,
     ) -> tuple[Maps, Maps]:
-        """See `engine.Engine`. Takes one image; its gradient must be taken before the next call."""
+        """See `engine.Engine`. The gradient must be computed before the next call."""
         if image.ndim != 4 or image.shape[0] != 1:
             raise ValueError(f"expected one image (1, 3, H, W), got {tuple(image.shape)}")
         check = self.network.check_layers
@@ -87,7 +88,7 @@ class ByHand:
         return _paired(request, _Pass.apply(self.network.normalize(image.to(self.network.device)), self, request))
 
     def forward(self, x: Tensor, request: Request) -> tuple[Maps, Maps, Tape]:
-        """Return what was asked for, and the tape that `backward` goes back on; x is the normalized image."""
+        """Return feature maps, Gram matrices and the tape for `backward`; x is the normalized image."""
         wanted = {*request.layers, *request.gram_layers}
         deepest = max(self._depth[layer] for layer in wanted)
         maps, grams, tape = {}, {}, Tape(request)
@@ -109,7 +110,7 @@ class ByHand:
             dtype = self.dtype if low else FORWARD.get(self.dtype, self.dtype)
             pooled = stage.pool is not None and self._depth[stage.pool] <= deepest
             if pooled and min(x.shape[2:]) < 2:
-                raise ValueError(f"the picture is too small for {stage.pool}")
+                raise ValueError(f"expected a larger picture for {stage.pool}, whose input is {tuple(x.shape[2:])}")
             trace = Trace(stage, convolution, x.shape[2:], pooled=pooled)
             tape.traces.append(trace)
             both = not wanted & {stage.conv, stage.relu} and convolution.fuses_pooling
@@ -134,12 +135,12 @@ class ByHand:
         return maps, grams, tape
 
     def backward(self, tape: Tape, maps: Maps, grams: Maps) -> Tensor:
-        """Return the gradient of the normalized image from those of feature maps and Gram matrices."""
+        """Return the gradient of the normalized image from the gradients of feature maps and Gram matrices."""
         grams = {layer: (D + D.mT) / positions(tape.rows[layer], tape.request, layer) for layer, D in grams.items()}
         scale, shares = 1.0, self._shares(tape, maps, grams) if self.dtype == torch.float16 else {}
 
         def added(g: Tensor | None, layer: str, height: int, width: int) -> Tensor | None:
-            """Return g with what the losses gave to a layer."""
+            """Return g plus the gradient of the losses in a layer."""
             if layer in maps:
                 given = (maps[layer] * scale).to(self.dtype)
                 g = given.contiguous(memory_format=torch.channels_last) if g is None else g.add_(given)
@@ -173,7 +174,7 @@ class ByHand:
         return g / scale
 
     def _shares(self, tape: Tape, maps: Maps, grams: Maps) -> dict[int, list[Tensor]]:
-        """Return {block: root mean squares of what the losses add to the gradient in it}."""
+        """Return {block: root mean squares of the gradients that the losses in its layers contribute}."""
         shares = defaultdict(list)
         for layer, given in maps.items():
             shares[self.network.block(layer)].append(_root_mean_square(given))
@@ -186,10 +187,10 @@ class ByHand:
 
 
 def _rescaled(g: Tensor | None, scale: Tensor | float, shares: list[Tensor]) -> tuple[Tensor | None, Tensor | float]:
-    """Return g and its scale such that the root mean square of g, or of the largest share to come in the block, is 1.
+    """Return g and its scale, so that the largest root mean square of g and of the shares of the next block is 1.
 
-    float16 ends at 65504 and at 6e-8, which one scale for the whole way back leaves: gradients grow a hundredfold from
-    block to block, and the losses' shares may be a millionfold apart.
+    float16 ranges from 6e-8 to 65504. A single scale for the whole backward pass would leave this range: gradients grow
+    by a factor of about 100 from block to block, and the contributions of the losses may differ by a factor of 10⁶.
     """
     if g is not None:
         shares = [*shares, _root_mean_square(g) / scale]
@@ -207,7 +208,7 @@ def _root_mean_square(x: Tensor) -> Tensor:
 
 
 class _Pass(torch.autograd.Function):
-    """`ByHand` as one step of autograd."""
+    """`ByHand` as a single autograd function."""
 
     @staticmethod
     def forward(ctx, x, engine, request):
@@ -221,7 +222,7 @@ class _Pass(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, *gradients):
         if ctx.passes != ctx.engine._passes:
-            raise RuntimeError("the engine has made another pass since: take the gradient first")
+            raise RuntimeError("expected the gradient of the latest pass, got one after another pass of this engine")
         maps, grams = (
             {layer: given for layer, given in part.items() if given is not None}
             for part in _paired(ctx.tape.request, gradients)
@@ -230,6 +231,6 @@ class _Pass(torch.autograd.Function):
 
 
 def _paired(request: Request, tensors: Sequence[Tensor]) -> tuple[Maps, Maps]:
-    """Return {layer: tensor} of the feature maps and of the Gram matrices."""
+    """Return {layer: feature maps} and {layer: Gram matrices} from a flat sequence of tensors."""
     n = len(request.layers)
     return dict(zip(request.layers, tensors[:n], strict=True)), dict(zip(request.gram_layers, tensors[n:], strict=True))

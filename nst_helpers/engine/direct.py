@@ -1,4 +1,4 @@
-"""3×3 convolutions by torch, on any device, for the passes written out in `by_hand`."""
+"""3×3 convolutions with torch's operations, on any device, for `by_hand`."""
 
 from functools import cache
 
@@ -10,9 +10,9 @@ from .by_hand import RELU
 
 
 class DirectConvolution:
-    """A frozen 3×3 convolution, zero padded, with the ReLU behind it, and its gradient, by torch on any device.
+    """A frozen, zero-padded 3×3 convolution followed by ReLU, and its gradient.
 
-    dtype: of gradients, and of what is kept for them.
+    dtype: format of gradients, and of the activations that are stored for them.
     """
 
     fuses_pooling = False
@@ -28,12 +28,12 @@ class DirectConvolution:
         return self._known[dtype, transposed]
 
     def forward(self, x: Tensor, buffers: object, dtype: torch.dtype, relu: bool) -> tuple[Tensor, Tensor]:
-        """Return the convolution of x, computed in dtype and rectified if told to, and what the gradient needs."""
+        """Return the convolution of x, computed in dtype, with ReLU if `relu`, and a copy to store for the gradient."""
         y = _convolve(x.to(dtype), self._weight(dtype), self.bias.to(dtype), relu)
         return y, y.to(self.dtype)
 
     def backward(self, g: Tensor, mask: Tensor | None, mode: int, shape: tuple[int, int], buffers: object) -> Tensor:
-        """Return the gradient of the input from g behind its mask."""
+        """Return the gradient of the input from the gradient g of the output, masked according to `mode`."""
         if mode == RELU:
             g = torch.ops.aten.threshold_backward(g, mask, 0)
         g = _convolve(g, self._weight(self.dtype, transposed=True), None, relu=False)
@@ -52,10 +52,10 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Ten
 
 @cache
 def fused_convolution_works(dtype: torch.dtype = torch.float32) -> bool:
-    """Say whether torch's own operation for convolution and ReLU in one is there, and does what is expected of it.
+    """Return whether torch's fused convolution and ReLU is available and gives the expected result.
 
-    It is private to torch, so that a release may drop or change it, and a processor may lack the format; `conv2d` and
-    `relu` take its place then.
+    The operation is private to torch, so a release may remove or change it, and a processor may not support the
+    format. `conv2d` and `relu` are the fallback.
     """
     x = torch.linspace(-1, 1, 2 * 16 * 5 * 6).view(2, 16, 5, 6).contiguous(memory_format=torch.channels_last)
     weight = torch.linspace(1, -1, 16 * 16 * 9).view(16, 16, 3, 3).contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,7 @@
-"""The compiled inner loops of `winograd`: float32 inside, float32 or bfloat16 in memory.
+"""Compiled inner loops of `winograd`: arithmetic in float32, memory in float32 or bfloat16.
 
-Every array of feature maps is (H, W, C) and holds the *bits* of its numbers: uint32 for float32, uint16 for bfloat16,
-which is the upper half of a float32 (NumPy has no bfloat16). C is a multiple of LANES; H and W are free.
+Feature maps are arrays (H, W, C) that hold the *bits* of their numbers: uint32 for float32, uint16 for bfloat16, which
+is the upper half of a float32 (NumPy has no bfloat16). C must be a multiple of LANES; H and W may have any value.
 """
 
 import numpy as np
@@ -9,16 +9,17 @@ from numba import njit
 
 from .lanes import LANES, inlined, load, load_along, maximum, select_equal, store, store_along
 
-TILE, PATCH = 4, 6  # output and input pixels a side
+TILE, PATCH = 4, 6  # side of an output tile and of an input patch, in pixels
 
 F = np.float32
 a, b = F(2 / 3), F(3 / 2)
 a2, b2, a3, b3, sum2 = F(4 / 9), F(9 / 4), F(8 / 27), F(27 / 8), F(97 / 36)  # sum2 = a² + b²; a²b² is 1
 
-# What an activation mask does: nothing; pass where it is not 0 (the gradient of ReLU); pass where it names the place
-# in its 2×2 (of ReLU and max pooling); spread over the 2×2, and pass where it is not 0 (of ReLU and average pooling).
+# Modes of an activation mask. OPEN: no mask. RELU (gradient of ReLU): pass where the mask is not 0. MAX (gradient of
+# ReLU and max pooling): pass to the position in the 2×2 window that the mask names. AVERAGE (gradient of ReLU and
+# average pooling): spread over the 2×2 window, and pass where the mask is not 0.
 OPEN, RELU, MAX, AVERAGE = range(4)
-NOWHERE = 4  # the place of a maximum that is not above 0
+NOWHERE = 4  # position of a maximum that is not above 0
 
 _compiled = njit(error_model="numpy", nogil=True, cache=True)
 
@@ -41,7 +42,7 @@ def _at(m):
 
 @inlined
 def _masked(x, mask, mode, i, j, c0):
-    """Return what passes the mask at row i, column j."""
+    """Return the masked value at row i, column j."""
     if mode == OPEN:
         return load(x, (i, j, c0))
     if mode == RELU:
@@ -55,9 +56,10 @@ def _masked(x, mask, mode, i, j, c0):
 
 @_compiled
 def patches(x, mask, mode, V, first, across):
-    """Fill V (6, 6, tiles, C) with Bᵀ d B of the tiles from the `first` on; the picture has `across` in a row.
+    """Fill V (6, 6, tiles, C) with the transformed patches Bᵀ d B of consecutive tiles.
 
-    d is of x (H, W, C), or of what comes of x behind its mask: (2H, 2W, C) where that undoes a pooling.
+    first: index of the first tile; `across` is the number of tiles in a row of the picture.
+    d: patches of x (H, W, C), masked; with MAX and AVERAGE, which undo a pooling, of (2H, 2W, C).
     """
     scale = 2 if mode >= MAX else 1
     height, width = scale * x.shape[0], scale * x.shape[1]
@@ -79,7 +81,7 @@ def patches(x, mask, mode, V, first, across):
 
 @inlined
 def _tile(M, t, c0, P):
-    """Fill P[:4, :4] with Aᵀ m A of tile t and LANES of its channels."""
+    """Fill P[:4, :4] with Aᵀ m A of tile t for LANES channels from c0 on."""
     for j in range(PATCH):
         store_along(P, (0, j, 0), 0, _at(load_along(M, (0, j, t, c0), 0, PATCH)))
     for i in range(TILE):
@@ -88,7 +90,7 @@ def _tile(M, t, c0, P):
 
 @_compiled
 def outputs(M, bias, lowest, y, kept, first, across):
-    """Write max(Aᵀ m A + bias, lowest) of M's tiles into y (H, W, C), and into `kept` unless that is empty."""
+    """Write max(Aᵀ m A + bias, lowest) of the tiles of M to y (H, W, C), and to `kept` unless that is empty."""
     H, W, C = y.shape
     P = np.empty((TILE, PATCH, LANES), F)
     for t in range(M.shape[2]):
@@ -106,7 +108,7 @@ def outputs(M, bias, lowest, y, kept, first, across):
 
 @_compiled
 def pooled_outputs(M, bias, y, argmax, first, across):
-    """Write the 2×2 maxima of max(Aᵀ m A + bias, 0) into y (H, W, C), and into `argmax` where they stood."""
+    """Write the 2×2 max pooling of max(Aᵀ m A + bias, 0) to y (H, W, C), and the maxima's positions to `argmax`."""
     H, W, C = y.shape
     P = np.empty((TILE, PATCH, LANES), F)
     for t in range(M.shape[2]):
@@ -125,14 +127,14 @@ def pooled_outputs(M, bias, y, argmax, first, across):
                     store(argmax, (top + i, left + j, c0), select_equal(value, F(0), F(NOWHERE), place))
 
 
-# The first convolution has three input channels: too few for tiles to pay.
+# The first convolution has only three input channels, for which a direct convolution is faster.
 
 
 @_compiled
 def first_outputs(x, weight, bias, lowest, y, kept, start, stop):
-    """Write max(x * weight + bias, lowest) of rows start … stop into y (H, W, C), and into `kept` unless empty.
+    """Write max(x * weight + bias, lowest) of rows start … stop to y (H, W, C), and to `kept` unless it is empty.
 
-    x (H + 2, 3·(W + 5)), with a border of 0, and weight (27, C), by row, column and channel, are plain float32.
+    x (H + 2, 3·(W + 5)), zero-padded, and weight (27, C), ordered by row, column and channel, are float32.
     """
     _, W, C = y.shape
     P = np.empty((4, LANES), F)
@@ -156,18 +158,18 @@ def first_outputs(x, weight, bias, lowest, y, kept, start, stop):
                         store(kept, (r, s + p, c0), value)
 
 
-TAPS = 2 * LANES  # 27, and room to fill two registers
+TAPS = 2 * LANES  # 27 weights per channel, padded to two registers
 
 
 @_compiled
 def first_gradient(g, mask, mode, weight, out, start, stop):
-    """Write the gradient of rows start … stop of the image into out (H, W, 3), plain float32.
+    """Write the gradient of rows start … stop of the image to out (H, W, 3), in float32.
 
-    g (H, W, C) passes its mask (OPEN or RELU). weight (C, 32) is float32: what a channel gives to the 27 values that
-    it came from.
+    g (H, W, C) is masked (OPEN or RELU). weight (C, 32), float32: the filter of each channel, ordered by row, column
+    and image channel, and padded.
     """
     H, W, C = g.shape
-    given = np.zeros((3, W + 6, TAPS), F)  # by the rows above, at and below the one to be written
+    given = np.zeros((3, W + 6, TAPS), F)  # contributions of the rows above, at and below the row to write
     values, sums, nought = np.empty((4, C), F), np.empty(LANES, F), np.zeros(LANES, F)
     for r in range(start - 1, stop + 1):
         slot = (r + 3) % 3

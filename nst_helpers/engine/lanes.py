@@ -1,9 +1,9 @@
-"""A value of 16 numbers, `Lanes`, for functions that numba compiles: one register of AVX-512, or a few smaller ones.
+"""A SIMD type for numba, `Lanes`: 16 float32 numbers, in one AVX-512 register or a few smaller ones.
 
-Left to itself, LLVM turns loops over channels into such registers, but does not know that arrays do not overlap, and
-checks at every turn. Here each operation is one on registers: `load`, +, -, *, `maximum`, `select_equal`, `store`.
+LLVM vectorizes loops over channels automatically, but it does not know that the arrays do not overlap, and inserts a
+check into every loop. Each operation here is a SIMD instruction: `load`, +, -, *, `maximum`, `select_equal`, `store`.
 
-numba keeps compiled code by the file of the function that it compiled: after a change here, remove __pycache__.
+numba caches compiled code by the file of the compiled function: after a change here, remove __pycache__.
 """
 
 import operator
@@ -16,7 +16,7 @@ from numba.extending import intrinsic, models, overload, register_model
 LANES = 16
 BYTES, HALVES, WORDS = (ir.VectorType(ir.IntType(bits), LANES) for bits in (8, 16, 32))
 FLOATS = ir.VectorType(ir.FloatType(), LANES)
-# Without "nnan" and "ninf": what is not finite has to come out as such.
+# Not "nnan" and "ninf": NaN and infinity must be preserved.
 FLAGS = ("contract", "reassoc", "nsz", "arcp")
 
 
@@ -24,7 +24,7 @@ inlined = njit(error_model="numpy", inline="always")
 
 
 class Lanes(types.Type):
-    """LANES numbers in float32."""
+    """Type of LANES float32 numbers."""
 
     def __init__(self):
         super().__init__("Lanes")
@@ -44,7 +44,7 @@ def _words(number: int) -> ir.Constant:
 
 
 def _as_lanes(context, builder, kind, value):
-    """Return a value, a number or Lanes, as Lanes."""
+    """Return a number or Lanes as Lanes; a number is repeated."""
     if kind == lanes:
         return value
     number = context.cast(builder, value, kind, types.float32)
@@ -53,7 +53,7 @@ def _as_lanes(context, builder, kind, value):
 
 
 def _operation(build):
-    """Return a function of Lanes and numbers for compiled code, made of build(builder, *values)."""
+    """Return a function that makes an intrinsic of a signature, with the code from build(builder, *values)."""
 
     def typed(signature):
         def generate(context, builder, signature, args):
@@ -83,25 +83,25 @@ for _symbol, _name in ((operator.add, "fadd"), (operator.iadd, "fadd"), (operato
 
 @intrinsic
 def maximum(context, x, y):
-    """Return the larger of each two numbers; x where that is not a number."""
+    """Return the element-wise maximum; x where x is NaN."""
     return _operation(lambda builder, x, y: builder.select(builder.fcmp_ordered("<", x, y), y, x))(lanes(x, y))
 
 
 @intrinsic
 def select_equal(context, x, y, yes, no):
-    """Return `yes` where x equals y, and `no` elsewhere."""
+    """Return `yes` where x equals y, and `no` elsewhere, element by element."""
     return _operation(lambda builder, x, y, yes, no: builder.select(builder.fcmp_ordered("==", x, y), yes, no))(
         lanes(x, y, yes, no)
     )
 
 
 def _address(context, builder, kind, array, indices):
-    """Return where array[indices] lies."""
+    """Return the address of array[indices]."""
     return cgutils.get_item_pointer(context, builder, kind, context.make_array(kind)(context, builder, array), indices)
 
 
 def _read(builder, address, size):
-    """Return Lanes from numbers of a size in bytes: float32, the bits of bfloat16, or whole numbers."""
+    """Return Lanes read from memory; element size in bytes: 4 is float32, 2 the bits of bfloat16, 1 uint8."""
     vector = {1: BYTES, 2: HALVES, 4: FLOATS}[size]
     value = builder.load(builder.bitcast(address, vector.as_pointer()), align=size)
     if size == 1:
@@ -112,7 +112,7 @@ def _read(builder, address, size):
 
 
 def _write(builder, value, address, size):
-    """Write Lanes as numbers of a size in bytes, rounded where that is less than 4."""
+    """Write Lanes to memory, rounded to the element size in bytes: see `_read`."""
     if size == 1:
         value = builder.fptoui(value, BYTES)
     elif size == 2:
@@ -122,7 +122,7 @@ def _write(builder, value, address, size):
 
 
 def _along(builder, index, axis, steps):
-    """Return an index moved on along an axis by 0, 1, … steps."""
+    """Return the indices at 0, 1, … positions after an index along an axis."""
     index = cgutils.unpack_tuple(builder, index)
     return [
         [builder.add(i, i.type(step)) if place == axis else i for place, i in enumerate(index)] for step in range(steps)
@@ -131,7 +131,10 @@ def _along(builder, index, axis, steps):
 
 @intrinsic(prefer_literal=True)
 def load_along(context, array, index, axis, steps):
-    """Return a tuple of Lanes: from array[index] on, and so on along an axis; axis and steps are constants."""
+    """Return a tuple of Lanes that start at array[index] and at the next `steps` − 1 positions along an axis.
+
+    `axis` and `steps` must be constants.
+    """
 
     def generate(context, builder, signature, args):
         kind = signature.args[0]
@@ -146,7 +149,7 @@ def load_along(context, array, index, axis, steps):
 
 @intrinsic(prefer_literal=True)
 def store_along(context, array, index, axis, values):
-    """Write a tuple of Lanes to array[index] and on, the next one step along the axis, and so on."""
+    """Write a tuple of Lanes to array[index] and to the next positions along an axis."""
 
     def generate(context, builder, signature, args):
         kind = signature.args[0]
@@ -160,11 +163,11 @@ def store_along(context, array, index, axis, values):
 
 @inlined
 def load(array, index):
-    """Return the Lanes from array[index] on."""
+    """Return the Lanes that start at array[index]."""
     return load_along(array, index, 0, 1)[0]
 
 
 @inlined
 def store(array, index, value):
-    """Write Lanes to array[index] and on."""
+    """Write Lanes to the elements that start at array[index]."""
     store_along(array, index, 0, (value,))

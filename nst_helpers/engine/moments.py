@@ -1,4 +1,4 @@
-"""Gram matrices of feature maps, of the parts of a picture, with means, and their gradient, for `by_hand`."""
+"""Gram matrices with optional means and parts, and their gradient, for `by_hand`."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,11 +9,11 @@ from torch import Tensor
 from ..masks import Part
 from .plain import augmented
 
-ROWS = 4096  # positions that a Gram matrix sums in one product, before it goes on in float32
+ROWS = 4096  # positions per matrix product; the products are added up in float32
 
 
 class Request(NamedTuple):
-    """The arguments of a call: see `engine.Engine`."""
+    """The arguments of an evaluation, see `engine.Engine`."""
 
     layers: Sequence[str]
     gram_layers: Sequence[str]
@@ -22,13 +22,13 @@ class Request(NamedTuple):
 
 
 def rows_of(feature_maps: Tensor) -> Tensor:
-    """Return (1, C, H, W) in channels_last as (H·W, C), the same memory."""
+    """Return feature maps (1, C, H, W) in channels_last as a view (H·W, C)."""
     return feature_maps[0].permute(1, 2, 0).flatten(0, 1)
 
 
 def gram_of(rows: Tensor) -> Tensor:
-    """Return the Gram matrix (1, C, C) of rows (H·W, C), divided by H·W; beyond ROWS positions summed in float32."""
-    rows = rows.float() if rows.dtype == torch.float16 else rows  # whose largest number is 65504
+    """Return the Gram matrix (1, C, C) of rows (H·W, C), divided by H·W."""
+    rows = rows.float() if rows.dtype == torch.float16 else rows  # sums would exceed 65504, float16's maximum
     whole = len(rows) - len(rows) % ROWS
     parts, rest = rows[:whole].view(-1, ROWS, rows.shape[1]), rows[whole:]
     total = torch.bmm(parts.transpose(1, 2), parts).sum(0, dtype=torch.float32) + (rest.T @ rest)
@@ -36,7 +36,7 @@ def gram_of(rows: Tensor) -> Tensor:
 
 
 def moments(rows: Tensor, request: Request, layer: str) -> Tensor:
-    """Return the Gram matrices (R, C, C) of the layer's parts, with a row and a column for the mean where requested."""
+    """Return the Gram matrices (R, C, C) of a layer's parts, augmented by the means if requested."""
     if request.parts is None and not request.means:
         return gram_of(rows)
     grams = []
@@ -52,14 +52,17 @@ def moments(rows: Tensor, request: Request, layer: str) -> Tensor:
 
 
 def positions(rows: Tensor, request: Request, layer: str) -> Tensor | int:
-    """Return how many positions each Gram matrix is divided by: a number, or (R, 1, 1)."""
+    """Return the number of positions by which each Gram matrix is divided: a number, or a tensor (R, 1, 1)."""
     if request.parts is None:
         return len(rows)
     return torch.tensor([len(part.positions) for part in request.parts[layer]], device=rows.device)[:, None, None]
 
 
 def add_gradient(g: Tensor, rows: Tensor, D: Tensor, request: Request, layer: str) -> None:
-    """Add to g, (H·W, C), what the gradients D of `moments` come to; they are symmetric, and divided."""
+    """Add the gradient of a layer's `moments` to the gradient g (H·W, C) of its feature maps.
+
+    D: gradients of the moments plus their transposes, divided by `positions`.
+    """
     channels = rows.shape[1]
     if request.parts is None:
         g.addmm_(rows, D[0, :channels, :channels])

@@ -1,4 +1,4 @@
-"""Autograd through torch's own layers: the reference that every other engine is tested against."""
+"""The plain engine: autograd through torch's layers. All other engines are tested against it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ Maps = dict[str, Tensor]
 
 
 class Plain:
-    """Autograd through torch's own layers in float32; see `engine.Engine` for what a call returns."""
+    """Autograd through torch's layers in float32; see `engine.Engine`."""
 
     kind, precision = "plain", "float32"
     low_precision_steps, low_precision = 0, False
@@ -40,7 +40,7 @@ class Plain:
 
 
 def _moments(maps: Tensor, part: Part | None, means: bool) -> Tensor:
-    """Return the Gram matrix (1, C, C) of a part of feature maps, or of all, augmented where asked."""
+    """Return the Gram matrix (1, C, C) of feature maps or of a part of them, augmented by the means if requested."""
     rows = maps.flatten(2)
     if part is None:
         return augmented(gram_matrix(maps), rows.mean(2))
@@ -50,8 +50,9 @@ def _moments(maps: Tensor, part: Part | None, means: bool) -> Tensor:
 
 
 def augmented(gram: Tensor, mean: Tensor) -> Tensor:
-    """Return augmented second moments (R, C + 1, C + 1): Gram matrices (R, C, C), the means (R, C) as a last row and
-    column, and a 1 in the corner. They are the Gram matrices of features to which a constant channel of 1 was added.
+    """Return augmented second moments (R, C + 1, C + 1): Gram matrices of features with an additional channel of ones.
+
+    They consist of the Gram matrices (R, C, C), the means (R, C) as last row and column, and 1 in the corner.
     """
     top = torch.cat([gram, mean[:, :, None]], 2)
     return torch.cat([top, torch.cat([mean, torch.ones_like(mean[:, :1])], 1)[:, None]], 1)

@@ -1,15 +1,15 @@
-"""3×3 convolutions on a CPU by Winograd's minimal filtering F(4×4, 3×3): four times fewer multiplications.
+"""3×3 convolutions on a CPU with Winograd's minimal filtering F(4×4, 3×3), with a quarter of the multiplications.
 
-Each 4×4 tile y of the output comes from the 6×6 patch d of the input around it (Lavin and Gray 2016, section 4):
+Each 4×4 tile y of the output is computed from the 6×6 patch d of the input around it (Lavin and Gray 2016, section 4):
 
     y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A,    g the 3×3 filter
 
-so that a convolution becomes 36 matrix products over tiles and channels, one for each place in a patch. Threads take
-some tiles at a time, so that all that belongs to these stays in the processor's cache, and work in the bias, the ReLU
-and the pooling that follow while the values are at hand; in the gradient, these come first.
+A convolution becomes 36 matrix products over tiles and channels, one for each position in a patch. A thread processes
+a few tiles at a time, so that their data stays in the processor's cache. Bias, ReLU and pooling are applied to the
+output in the same pass; the gradient applies their masks to its input.
 
-The patches are those of Cook and Toom for the points 0, ±a, ±b and ∞. The usual choice of a and b is 1 and 2; with 2/3
-and 3/2 the rounding errors of bfloat16 are less than half as large.
+The transforms are those of Cook and Toom for the points 0, ±a, ±b and ∞. Usually a = 1 and b = 2. With a = 2/3 and
+b = 3/2, the rounding errors of bfloat16 are less than half as large.
 """
 
 import os
@@ -26,32 +26,35 @@ from torch.nn.functional import pad
 from . import kernels
 from .kernels import OPEN, PATCH, TAPS, TILE
 
-STRIP = 128  # tiles that a thread takes at a time
-MIN_TILES = 64  # tiles: too few for this to be faster than torch's convolution
-ROWS = 8  # rows that a thread takes at a time in the first convolution
+STRIP = 128  # tiles that a thread processes at a time
+MIN_TILES = 64  # with fewer tiles, torch's convolution is faster
+ROWS = 8  # rows that a thread processes at a time in the first convolution
 BITS = {torch.float32: torch.uint32, torch.bfloat16: torch.uint16, torch.uint8: torch.uint8}
 NOTHING = np.empty((0, 0, 0), np.uint16)
 F = np.float32
 
 
 def pays(height: int, width: int) -> bool:
-    """Say whether feature maps are large enough; below, most time goes into reading the transformed weights."""
+    """Return whether feature maps are large enough to be faster than torch's convolution.
+
+    On small ones, reading the transformed weights takes most of the time.
+    """
     return height * width >= MIN_TILES * TILE * TILE
 
 
 class BufferPool:
-    """Buffers that every evaluation uses again: fresh pages would cost a tenth of its time."""
+    """Buffers that all evaluations reuse: allocating new memory would take a tenth of an evaluation's time."""
 
     def __init__(self):
         self._scratch = [torch.empty(0, dtype=torch.uint8)] * 2
         self._persistent = {}
 
     def start_pass(self) -> None:
-        """Start a forward pass: both scratch buffers are free, the larger for the first and largest feature maps."""
+        """Start a forward pass with two free scratch buffers; the first and largest feature maps get the larger one."""
         self._scratch.sort(key=torch.numel, reverse=True)
 
     def scratch(self, height: int, width: int, channels: int, dtype: torch.dtype) -> Tensor:
-        """Return feature maps (1, C, H, W) in a scratch buffer, valid until the second-next call."""
+        """Return feature maps (1, C, H, W) in a scratch buffer, which are valid until the next call but one."""
         size = height * width * channels * dtype.itemsize
         memory = self._scratch.pop(0)
         if memory.numel() < size:
@@ -60,7 +63,7 @@ class BufferPool:
         return memory[:size].view(dtype).view(1, height, width, channels).permute(0, 3, 1, 2)
 
     def persistent(self, owner: object, height: int, width: int, channels: int, dtype: torch.dtype) -> Tensor:
-        """Return feature maps (1, C, H, W) in a buffer that is valid until the same owner asks again."""
+        """Return feature maps (1, C, H, W) in a buffer, which are valid until the next call with the same owner."""
         buffer = self._persistent.get(owner)
         if buffer is None or buffer.shape != (1, channels, height, width) or buffer.dtype != dtype:
             self._persistent[owner] = torch.empty(1, height, width, channels, dtype=dtype).permute(0, 3, 1, 2)
@@ -68,10 +71,10 @@ class BufferPool:
 
 
 class Convolution:
-    """A frozen 3×3 convolution, zero padded, with the ReLU and max pooling behind it, and its gradient.
+    """A frozen, zero-padded 3×3 convolution followed by ReLU and optionally max pooling, and its gradient.
 
-    Feature maps are (1, C, H, W) in channels_last. dtype, float32 or bfloat16, is that of gradients, and of what is
-    kept for them. The weights' transforms, four times their size, are made when first used.
+    Feature maps are (1, C, H, W) in channels_last. dtype, float32 or bfloat16, is the format of gradients and of the
+    activations stored for them. The transformed weights, four times the size of the weights, are computed at first use.
     """
 
     fuses_pooling = True
@@ -88,8 +91,8 @@ class Convolution:
         return self._known[key]
 
     def forward(self, x: Tensor, buffers: BufferPool, dtype: torch.dtype, relu: bool) -> tuple[Tensor, Tensor]:
-        """Return the convolution of x, its products in dtype, rectified if told to, and what the gradient needs."""
-        y, kept, into = self._room(x, buffers)
+        """Return the convolution of x, computed in dtype, with ReLU if `relu`, and a copy to store for the gradient."""
+        y, kept, into = self._outputs(x, buffers)
         lowest = F(0 if relu else -np.inf)
 
         def write(M: np.ndarray, *at: int) -> None:
@@ -99,7 +102,7 @@ class Convolution:
         return y, kept
 
     def forward_pooled(self, x: Tensor, buffers: BufferPool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the 2×2 maxima of the rectified convolution of x, and where in each window they stood."""
+        """Return the 2×2 max pooling of the convolution of x with ReLU, and the positions of the maxima."""
         size = x.shape[2] // 2, x.shape[3] // 2, len(self.bias)
         y, argmax = buffers.scratch(*size, torch.float32), buffers.persistent(self, *size, torch.uint8)
         into = _bits(y), _bits(argmax)
@@ -113,7 +116,7 @@ class Convolution:
     def backward(
         self, g: Tensor, mask: Tensor | None, mode: int, shape: tuple[int, int], buffers: BufferPool
     ) -> Tensor:
-        """Return the gradient of the input, (1, C, *shape), from g behind its mask: see `kernels`."""
+        """Return the gradient of the input, (1, C, *shape), from g, masked according to `mode`: see `kernels`."""
         channels = self.weight.shape[1]
         y, zero = buffers.scratch(*shape, channels, self.dtype), np.zeros(channels, F)
         into = _bits(y)
@@ -124,7 +127,8 @@ class Convolution:
         convolve(g, mask, mode, shape, self._filters("gradient"), write)
         return y
 
-    def _room(self, x: Tensor, buffers: BufferPool) -> tuple[Tensor, Tensor, tuple[np.ndarray, np.ndarray]]:
+    def _outputs(self, x: Tensor, buffers: BufferPool) -> tuple[Tensor, Tensor, tuple[np.ndarray, np.ndarray]]:
+        """Return buffers for the output in float32 and for the copy in `dtype`, and both as arrays for `kernels`."""
         size = *x.shape[2:], len(self.bias)
         kept = buffers.persistent(self, *size, self.dtype)
         if self.dtype == torch.float32:
@@ -134,11 +138,11 @@ class Convolution:
 
 
 class FirstConvolution(Convolution):
-    """The same of an image, with three channels; it takes and gives float32."""
+    """The first convolution, whose input is a float32 image with three channels."""
 
     def forward(self, x: Tensor, buffers: BufferPool, dtype: torch.dtype, relu: bool) -> tuple[Tensor, Tensor]:
         buffers.start_pass()
-        y, kept, into = self._room(x, buffers)
+        y, kept, into = self._outputs(x, buffers)
         image = pad(x, (1, 4, 1, 1))[0].permute(1, 2, 0).flatten(1).contiguous().numpy()
         weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous().numpy()
         lowest = F(0 if relu else -np.inf)
@@ -159,7 +163,7 @@ class FirstConvolution(Convolution):
 
 
 def filters(weight: Tensor) -> Tensor:
-    """Return G g Gᵀ, (36, C_in, C_out), of a weight (C_out, C_in, 3, 3)."""
+    """Return the transformed filters G g Gᵀ, (36, C_in, C_out), of a weight (C_out, C_in, 3, 3)."""
     p = torch.tensor([0, 2 / 3, -2 / 3, 3 / 2, -3 / 2], dtype=torch.float64)
     N = (p[:, None] - p + torch.eye(5)).prod(1)
     G = torch.cat([torch.stack([p**0, p, p**2], 1) / N[:, None], torch.tensor([[0.0, 0.0, 1.0]])])
@@ -169,7 +173,7 @@ def filters(weight: Tensor) -> Tensor:
 def convolve(
     x: Tensor, mask: Tensor | None, mode: int, shape: tuple[int, int], filters: Tensor, write: Callable
 ) -> None:
-    """Convolve what passes x's mask, and hand the products of some tiles at a time to `write(M, first, across)`."""
+    """Convolve x, masked according to `mode`, and call `write(M, first, across)` with the products of some tiles."""
     down, across = -(-shape[0] // TILE), -(-shape[1] // TILE)
     x, mask = _bits(x), _bits(x if mask is None else mask)
 
@@ -183,7 +187,7 @@ def convolve(
 
 
 def _in_threads(n: int, most: int, work: Callable[[int, int], None]) -> None:
-    """Call `work(start, stop)` for the whole of 0 … n, `most` or fewer at a time, in as many threads as torch uses."""
+    """Call `work(start, stop)` for chunks of the range 0 … n of at most `most`, in as many threads as torch uses."""
     threads = torch.get_num_threads()
     step = min(most, -(-n // threads))
     starts = iter(range(0, n, step))
@@ -197,13 +201,13 @@ def _in_threads(n: int, most: int, work: Callable[[int, int], None]) -> None:
 
 @cache
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Return workers in which torch uses one thread each; `process` since threads do not survive a fork."""
+    """Return a thread pool in which torch uses one thread each. One pool per process: threads do not survive a fork."""
     pool = ThreadPoolExecutor(threads, "winograd", initializer=torch.set_num_threads, initargs=(1,))
     started = threading.Barrier(threads + 1)
     for _ in range(threads):
         pool.submit(started.wait)
     started.wait()
-    torch.set_num_threads(threads)  # for threads to come: the workers' call set that, too
+    torch.set_num_threads(threads)  # restores the default for new threads, which the workers' calls have changed
     return pool
 
 
@@ -211,7 +215,7 @@ _own = threading.local()
 
 
 def _scratch(tiles: int, filters: Tensor) -> Iterator[Tensor]:
-    """Return a thread's own room for V (36, tiles, C_in) and M (36, tiles, C_out)."""
+    """Return the thread's scratch memory for V (36, tiles, C_in) and M (36, tiles, C_out)."""
     elements, channels_in, channels_out = filters.shape
     size = elements * tiles * (channels_in + channels_out) * filters.itemsize
     if not hasattr(_own, "memory") or _own.memory.numel() < size:
@@ -222,6 +226,6 @@ def _scratch(tiles: int, filters: Tensor) -> Iterator[Tensor]:
 
 
 def _bits(tensor: Tensor) -> np.ndarray:
-    """Return the bits of feature maps (1, C, H, W) as (H, W, C), of patches (36, tiles, C) as (6, 6, tiles, C)."""
+    """Return the bits of feature maps (1, C, H, W) as (H, W, C), or of patches (36, tiles, C) as (6, 6, tiles, C)."""
     tensor = tensor[0].permute(1, 2, 0) if tensor.ndim == 4 else tensor.unflatten(0, (PATCH, PATCH))
     return tensor.view(BITS[tensor.dtype]).numpy()

@@ -1,1 +1,1 @@
-"""Bytes in and out: pictures read from any source, pretrained weights fetched and verified, files written whole."""
+"""Files: reading pictures from any source, fetching and verifying pretrained weights, writing files atomically."""

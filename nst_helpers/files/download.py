@@ -1,23 +1,23 @@
-"""Bytes from an http(s) address: never without end, and every failure in one line."""
+"""HTTP downloads with a timeout, a size limit, and one-line error messages."""
 
 from collections.abc import Iterator
 
 import requests
 
-TIMEOUT_S = 15  # seconds without a byte after which a request is given up
-_USER_AGENT = "nst-helpers (a neural style transfer course)"  # some museums' servers refuse the library's own
+TIMEOUT_S = 15  # seconds without data after which a request fails
+_USER_AGENT = "nst-helpers (a neural style transfer course)"  # some museums' servers reject that of `requests`
 
 
 def stream(url: str, limit: int | None = None) -> Iterator[bytes]:
-    """Yield the body of `url` in chunks.
+    """Yield the body of a response in chunks.
 
     Args:
         url: an http:// or https:// address.
-        limit: the most bytes to take; None for no limit.
+        limit: maximum number of bytes; None for no limit.
 
     Raises:
-        ConnectionError: no answer, an HTTP status other than success, or a broken transfer.
-        TimeoutError: 15 s passed without a byte.
+        ConnectionError: no answer, an HTTP error status, or an interrupted transfer.
+        TimeoutError: no data for 15 s.
         ValueError: the body is longer than `limit`.
     """
     received = 0
@@ -27,10 +27,10 @@ def stream(url: str, limit: int | None = None) -> Iterator[bytes]:
             for chunk in response.iter_content(1 << 16):
                 received += len(chunk)
                 if limit is not None and received > limit:
-                    raise ValueError(f"{url}: sends over {limit / 1e6:.0f} MB")
+                    raise ValueError(f"{url}: expected at most {limit / 1e6:.0f} MB, got more")
                 yield chunk
     except requests.HTTPError as error:
-        raise ConnectionError(f"{url}: the server answers {error.response.status_code}") from error
+        raise ConnectionError(f"{url}: the server answered with status {error.response.status_code}") from error
     except requests.RequestException as error:
         if isinstance(error, requests.Timeout) or "timed out" in str(error):
             raise TimeoutError(f"{url}: no answer within {TIMEOUT_S} s") from error

@@ -1,4 +1,4 @@
-"""What is shown while something runs: a progress bar that leaves nothing behind, and the name of the device."""
+"""Progress bars, and the name of the device."""
 
 import sys
 
@@ -7,13 +7,13 @@ from tqdm import tqdm
 
 
 def progress_bar(show=None, **options):
-    """Return a tqdm bar on standard output that erases itself when it closes.
+    """Return a tqdm progress bar on standard output that is erased when it is closed.
 
     Args:
-        show: True, False, or None: only where someone can see it move, that is in a terminal or a notebook.
-        **options: what `tqdm.tqdm` takes: `total`, `desc`, `unit`, …
+        show: True, False, or None to show it in a terminal or a notebook only.
+        **options: arguments of `tqdm.tqdm`: `total`, `desc`, `unit`, …
 
-    Standard output, not tqdm's usual standard error: notebooks show the latter as a red warning.
+    It does not use standard error, tqdm's default, because notebooks show that on a red background.
     """
     if show is None:
         ipython = sys.modules.get("IPython")
@@ -22,7 +22,7 @@ def progress_bar(show=None, **options):
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of a device as people know it."""
+    """Return the name of a device for display."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"the CPU ({torch.get_num_threads()} threads)" if device.type == "cpu" else "Apple's GPU (MPS)"

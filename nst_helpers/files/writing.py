@@ -1,4 +1,4 @@
-"""Pictures, animations and tensors out: each file is written whole or not at all."""
+"""Writing images, animations and tensors, atomically: an existing file is replaced only by a complete one."""
 
 import contextlib
 import json
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ..validate import check_image
 
-GIF_COLORS = 128  # of a GIF, which can have 256 at most
-LARGEST = 60_000.0  # of a float16
+GIF_COLORS = 128  # in the palette of a GIF; the format's maximum is 256
+LARGEST = 60_000.0  # magnitude to which float16 values are scaled; the format's maximum is 65504
 
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a path to write to, in the same folder and with the same suffix, that becomes `path` if all goes well."""
+    """Yield a temporary path in the same folder and with the same suffix; rename it to `path` if no error occurs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{os.getpid()}.{path.name}")
     try:
@@ -35,13 +35,15 @@ def write_tensors(path: str | os.PathLike, kind: str, tensors: dict[str, Tensor]
 
     Args:
         path: ends in .safetensors.
-        kind: what the file holds, with a version; `read_tensors` asks for it.
-        tensors: bytes are written as they are, floating point values in half precision, scaled to fit its range.
-        about: anything that JSON can hold.
+        kind: name and version of the content; `read_tensors` checks it.
+        tensors: bytes are written unchanged, floating point values in half precision, scaled to its range.
+        about: data that JSON can represent.
+
+    Raises ValueError for another suffix.
     """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: the name must end in .safetensors")
+        raise ValueError(f"{path}: expected a name that ends in .safetensors")
     written, scales = {}, {}
     for key, values in tensors.items():
         values = values.detach().cpu().contiguous()
@@ -54,9 +56,9 @@ def write_tensors(path: str | os.PathLike, kind: str, tensors: dict[str, Tensor]
 
 
 def read_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor], dict]:
-    """Return the tensors, floating point values as float32, and the description that `write_tensors` wrote.
+    """Return the tensors (floating point values as float32) and the description from a file of `write_tensors`.
 
-    Raises FileNotFoundError, or ValueError for a file of another kind.
+    Raises FileNotFoundError, and ValueError for a file of another kind.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -68,7 +70,7 @@ def read_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor],
                 raise ValueError(f"{path}: expected a file of the kind {kind!r}, got {found.get('format')!r}")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path}: truncated or damaged ({error})") from error
+        raise ValueError(f"{path}: the file is truncated or damaged ({error})") from error
     about = json.loads(found["about"])
     for key, scale in about.pop("scales").items():
         tensors[key] = tensors[key].float() * scale
@@ -81,33 +83,32 @@ def to_pil(image: Tensor) -> Image.Image:
     if image.ndim == 4 and image.shape[0] == 1:
         image = image[0]
     if image.ndim != 3:
-        raise ValueError(f"one image at a time, (1, 3, H, W) or (3, H, W), not {tuple(image.shape)}")
+        raise ValueError(f"expected one image, (1, 3, H, W) or (3, H, W), got {tuple(image.shape)}")
     pixels = image.detach().float().clamp(0, 1).mul(255).round().byte()
     return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
 def save_animation(images: Iterable[Tensor], path: str | os.PathLike, frames_per_second: float = 8) -> Path:
-    """Write images one after the other to a file, whole or not at all, and return its path.
+    """Write images as the frames of an animation and return the file's path.
 
     Args:
-        images: (1, 3, H, W) or (3, H, W) in [0, 1]. All are resized to the last one's size, in MP4 less one row or
-            column where that is odd, which the format cannot hold. The last stays for two seconds.
+        images: (1, 3, H, W) or (3, H, W) in [0, 1]. All are resized to the size of the last one. MP4 needs even sizes:
+            an odd row or column is cut off. The last frame is shown for two seconds.
         path: ends in .gif (loops; one palette of 128 colors for all frames) or .mp4 (H.264). Missing folders are
-            made.
-        frames_per_second: above 0; a GIF rounds the time of a frame to hundredths of a second.
+            created.
+        frames_per_second: above 0; a GIF rounds the duration of a frame to hundredths of a second.
 
-    Raises:
-        ValueError: no images, another suffix, no frames per second, or what `to_pil` raises.
+    Raises ValueError for no images, another suffix, or values that `to_pil` refuses.
     """
     path = Path(path).expanduser()
     writers = {".gif": _write_gif, ".mp4": _write_mp4}
     if path.suffix.lower() not in writers:
-        raise ValueError(f"{path}: the name must end in one of {', '.join(writers)}")
+        raise ValueError(f"{path}: expected a name that ends in one of {', '.join(writers)}")
     if not frames_per_second > 0:
-        raise ValueError(f"frames_per_second is above 0, not {frames_per_second}")
+        raise ValueError(f"frames_per_second: expected a number above 0, got {frames_per_second}")
     frames = [to_pil(image) for image in images]
     if not frames:
-        raise ValueError("no images to animate")
+        raise ValueError("images: expected at least one, got none")
     frames = [frame.resize(frames[-1].size, Image.Resampling.LANCZOS) for frame in frames]
     with written_whole(path) as unfinished:
         writers[path.suffix.lower()](frames, unfinished, frames_per_second)
@@ -115,7 +116,7 @@ def save_animation(images: Iterable[Tensor], path: str | os.PathLike, frames_per
 
 
 def _write_gif(frames: list[Image.Image], path: Path, frames_per_second: float) -> None:
-    """Write frames of one size as a GIF that loops, with one palette for all; the last stays for two seconds."""
+    """Write frames of one size as a looping GIF with one palette for all."""
     width, height = frames[0].size
     together = Image.new("RGB", (width * len(frames), height))
     for place, frame in enumerate(frames):
@@ -127,7 +128,7 @@ def _write_gif(frames: list[Image.Image], path: Path, frames_per_second: float) 
 
 
 def _write_mp4(frames: list[Image.Image], path: Path, frames_per_second: float) -> None:
-    """Write frames of one size as H.264, less one row or column where that is odd; the last stays for two seconds."""
+    """Write frames of one size as H.264, without the last row or column of odd sizes."""
     width, height = (side // 2 * 2 for side in frames[0].size)
     writer = imageio_ffmpeg.write_frames(
         path, (width, height), fps=frames_per_second, quality=8, macro_block_size=1, ffmpeg_log_level="error"

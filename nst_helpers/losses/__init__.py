@@ -1,4 +1,4 @@
-"""Losses: the paper's (`gatys`), total variation, and other ways to compare two pictures' contents and styles."""
+"""Loss functions: content and style of Gatys et al. (`gatys`), total variation, and alternatives to both."""
 
 from .gatys import CONTENT_LAYER, CONTENT_WEIGHTS, STYLE_WEIGHTS, content_loss, gram_matrix, style_loss, total_loss
 from .total_variation import total_variation_loss

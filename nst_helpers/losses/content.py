@@ -8,14 +8,15 @@ from .style import pooled
 
 
 def self_similarity_loss(target_maps: Tensor, content_maps: Tensor, pool: int = 1) -> Tensor:
-    """Return how differently the features of two pictures resemble each other, place by place, a scalar.
+    """Return the mean absolute difference of two images' self-similarity matrices, a scalar.
 
     Args:
-        target_maps, content_maps: (1, C, H', W').
-        pool: the side in positions of an average pooling before that.
+        target_maps, content_maps: feature maps (1, C, H', W').
+        pool: side, in positions, of the average pooling that is applied first.
 
-    D_ij = 1 − cos(F_i, F_j), each column divided by its mean; then mean |D − D'| (Kolkin et al. 2019, times
-    n², so that the number of places n does not matter). Colors and textures may change; what resembles what may not.
+    Self-similarity: D_ij = 1 − cos(F_i, F_j) for all pairs of positions, each column divided by its mean. The loss is
+    mean |D − D'| over all n² pairs, so that it does not depend on n (Kolkin et al. 2019 divide by n² once more). It
+    leaves colors and textures free, and keeps which positions are similar to which.
     """
 
     def distances(maps: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is minimized: α·content + β·style (+ total variation). Every loss of a batch is the mean over its images."""
+"""Content loss, Gram matrix, style loss and total loss of Gatys et al. 2016. The loss of a batch is a mean over it."""
 
 from collections.abc import Iterable, Mapping
 from functools import reduce
@@ -29,7 +29,7 @@ def gram_matrix(feature_maps: Tensor) -> Tensor:
              [ 5.5000, 12.5000]]])
     """
     if feature_maps.ndim != 4:
-        raise ValueError(f"feature maps are (B, C, H, W), not {tuple(feature_maps.shape)}")
+        raise ValueError(f"expected feature maps (B, C, H, W), got {tuple(feature_maps.shape)}")
     F = feature_maps.flatten(2)
     return F @ F.transpose(1, 2) / F.shape[2]
 
@@ -44,7 +44,7 @@ def content_loss(target_conv4_2: Tensor, content_conv4_2: Tensor) -> Tensor:
     Divided by B·C·H·W. Gatys et al. 2016, equation 1, takes half the sum instead: multiply by C·H·W/2 to have that.
     """
     if target_conv4_2.shape[1:] != content_conv4_2.shape[1:]:
-        raise ValueError(f"shapes differ: {tuple(target_conv4_2.shape)}, {tuple(content_conv4_2.shape)}")
+        raise ValueError(f"expected equal shapes, got {tuple(target_conv4_2.shape)}, {tuple(content_conv4_2.shape)}")
     return (target_conv4_2 - content_conv4_2).square().mean()
 
 
@@ -70,9 +70,7 @@ def style_loss(
 def gram_distance(target_gram: Tensor, style_gram: Tensor, layer: str = "a layer") -> Tensor:
     """Return mean((G − A)²) / 4 of one layer's Gram matrices (B, C, C), a scalar: see `style_loss`."""
     if target_gram.shape[1:] != style_gram.shape[1:]:
-        raise ValueError(
-            f"{layer}: Gram matrices differ in shape: {tuple(target_gram.shape)}, {tuple(style_gram.shape)}"
-        )
+        raise ValueError(f"{layer}: expected equal shapes, got {tuple(target_gram.shape)}, {tuple(style_gram.shape)}")
     return (target_gram - style_gram).square().mean() / 4
 
 
@@ -87,5 +85,5 @@ def total_loss(c_loss: Tensor, s_loss: Tensor, alpha: float, beta: float) -> Ten
 
 
 def weighted_sum(terms: Iterable[tuple[float, Tensor]]) -> Tensor:
-    """Return Σ weight · value; a weight of 1 costs nothing."""
+    """Return Σ weight · value; a weight of 1 is not multiplied."""
     return reduce(add, (value if weight == 1 else weight * value for weight, value in terms))

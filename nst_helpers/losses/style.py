@@ -1,4 +1,4 @@
-"""Style losses: Gram matrices, and other statistics of feature maps."""
+"""Style losses: Gram matrices, means and standard deviations, Wasserstein distances, nearest neighbors."""
 
 import math
 from collections.abc import Sequence
@@ -10,49 +10,48 @@ from torch.nn.functional import avg_pool2d, interpolate, normalize
 
 from .gatys import gram_distance
 
-MAX_POSITIONS = 4096  # positions that are compared each with each; feature maps are averaged down to about so many
-RIDGE = 1e-4  # variance that every direction of features is taken to have
-DIRECTIONS = 64  # at most, of sliced Wasserstein
+MAX_POSITIONS = 4096  # of a feature map whose positions are compared pairwise; larger maps are average-pooled
+RIDGE = 1e-4  # added to variances, so that their roots have a gradient
+DIRECTIONS = 64  # maximum number of projections of the sliced Wasserstein distance
 
 
 class StyleLoss(Protocol):
-    """How far a picture is from a style, in one layer. To add one: inherit, and enter it in `STYLE_LOSSES`.
+    """Distance between a picture and a style in one layer. To add one: subclass, and add it to `STYLE_LOSSES`.
 
-    `StyleTransfer` adds the layers up with their weights. A style's `statistics` are all that is kept of it: they can
-    be saved, and those of several styles be blended.
+    The style loss of a run is the sum over layers, with `style_weights`. A style is represented by its `statistics`
+    only: they can be saved, and the statistics of several styles can be blended.
 
-    needs: what the engine has to give of a layer, called `features` below. "grams": Gram matrices (R, C, C), one for
-        each region; "means": the same augmented by the channels' means, (R, C + 1, C + 1); "maps": feature maps
-        (1, C, H', W').
+    needs: which features of a layer the engine computes. "grams": Gram matrices (R, C, C), one for each region;
+        "means": Gram matrices augmented by the channels' means, (R, C + 1, C + 1); "maps": feature maps (1, C, H', W').
     """
 
     needs: str
 
     def statistics(self, features: Tensor, mask: Tensor | None, pool: int) -> Tensor:
-        """Return what is kept of a style.
+        """Return the statistics that represent a style.
 
         Args:
-            features: what `needs` says, of one picture or one region of it.
-            mask: with "maps", (1, 1, H', W'): where the region is; None is everywhere.
-            pool: with "maps", the side in positions of an average pooling that the loss may begin with.
+            features: of the kind that `needs` names, of one picture or one region of it.
+            mask: with "maps", the region's mask (1, 1, H', W'); None is everywhere.
+            pool: with "maps", side in positions of the average pooling for losses that compare all pairs of positions.
         """
         return features
 
     def blend(self, statistics: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-        """Return the statistics of a style between several; shares add up to 1."""
+        """Return the weighted mean of several styles' statistics; `shares` add up to 1."""
         return sum(share * one for share, one in zip(shares, statistics, strict=True))
 
     def target(self, statistics: Tensor) -> object:
-        """Return statistics as `distance` takes them."""
+        """Return statistics prepared for `distance`: computations that need to be made only once."""
         return statistics
 
     def distance(self, features: Tensor, target: object, mask: Tensor | None, pool: int) -> Tensor:
-        """Return how far a picture is from a style, a scalar; arguments as for `statistics`."""
+        """Return the distance of a picture's features to a target, a scalar; `mask` and `pool` as in `statistics`."""
         raise NotImplementedError
 
 
 class Gram(StyleLoss):
-    """Gram matrices (Gatys et al. 2016): mean((G − A)²) / 4."""
+    """Mean squared difference of Gram matrices, mean((G − A)²) / 4 (Gatys et al. 2016, equation 4)."""
 
     needs = "grams"
 
@@ -61,10 +60,7 @@ class Gram(StyleLoss):
 
 
 class MeanStd(StyleLoss):
-    """Means and standard deviations of the channels, the statistics of AdaIN (Huang and Belongie 2017).
-
-    Σ over both of mean((difference)²), divided by C.
-    """
+    """Mean squared differences of the channels' means and of their standard deviations (Huang and Belongie 2017)."""
 
     needs = "means"
 
@@ -78,10 +74,10 @@ class MeanStd(StyleLoss):
 
 
 class Wasserstein(StyleLoss):
-    """The squared 2-Wasserstein distance of two normal distributions with the features' means and covariances.
+    """Squared 2-Wasserstein distance of two normal distributions with the features' means and covariances.
 
-    |μ − ν|² + tr(Σ + T − 2 (√T Σ √T)^½), divided by C (Olkin and Pukelsheim 1982); used for style by Crowson.
-    Styles are blended on means and second moments, which gives those of their mixture.
+    |μ − ν|² + tr(Σ + T − 2 (√T Σ √T)^½), divided by C (Olkin and Pukelsheim 1982); Crowson uses it as a style loss.
+    Blending averages means and second moments, which are those of the mixture distribution.
     """
 
     needs = "means"
@@ -97,7 +93,7 @@ class Wasserstein(StyleLoss):
         target_mean, target_trace, root = target
         trace = covariance.diagonal(dim1=1, dim2=2).sum(1)
         product = root @ covariance @ root
-        where = "cpu" if product.device.type == "mps" else product.device  # Apple's GPU has no eigenvalues
+        where = "cpu" if product.device.type == "mps" else product.device  # eigvalsh is not implemented on MPS
         values = torch.linalg.eigvalsh((product + product.mT).to(where) / 2)
         cross = values.clamp_min(RIDGE**2).sqrt().sum(1).to(product.device)
         distance = (mean - target_mean).square().sum(1) + trace + target_trace - 2 * cross
@@ -105,18 +101,17 @@ class Wasserstein(StyleLoss):
 
 
 def _normal(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and covariance from augmented second moments."""
+    """Return mean (R, C) and covariance (R, C, C) from augmented second moments (R, C + 1, C + 1)."""
     mean = moments[:, :-1, -1]
     covariance = moments[:, :-1, :-1] - mean[:, :, None] * mean[:, None]
     return mean, covariance + RIDGE * torch.eye(mean.shape[1]).to(mean)
 
 
 class SlicedWasserstein(StyleLoss):
-    """Features projected on directions and sorted: the mean squared difference (Heitz et al. 2021).
+    """Sliced Wasserstein distance: mean squared difference of features projected on random directions and sorted.
 
-    The directions are drawn once, `DIRECTIONS` of them at most, so that the loss is the same function at every step;
-    the paper draws C anew each time. A mask counts where it is at least a half of its largest value. Sorting takes
-    longer than the network does.
+    Heitz et al. 2021 draw C directions at every step. Here min(C, `DIRECTIONS`) are drawn once, so that the loss is a
+    fixed function. A region consists of the positions where its mask is at least half its maximum.
     """
 
     needs = "maps"
@@ -139,16 +134,17 @@ class SlicedWasserstein(StyleLoss):
 
 
 def _resampled(quantiles: Tensor, n: int) -> Tensor:
-    """Return sorted values (1, D, m) as (1, D, n)."""
+    """Return sorted values (1, D, m), interpolated to (1, D, n)."""
     if quantiles.shape[2] == n:
         return quantiles
     return interpolate(quantiles, size=n, mode="linear", align_corners=True)
 
 
 class Nearest(StyleLoss):
-    """1 − the cosine to the most similar of the style's features, averaged (Kolkin et al. 2022).
+    """Mean cosine distance of each feature vector to its nearest neighbor in the style (Kolkin et al. 2022).
 
-    In each layer alone, where the paper joins layers; feature maps are pooled to about `MAX_POSITIONS` positions.
+    Each layer is matched separately; the paper concatenates layers. Feature maps are average-pooled to about
+    `MAX_POSITIONS` positions.
     """
 
     needs = "maps"
@@ -158,7 +154,7 @@ class Nearest(StyleLoss):
         return normalize(rows[:, weights > 0.5 * weights.max()], dim=0)[None]
 
     def blend(self, statistics: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-        raise ValueError('nearest features of several styles are not blended: take blend="losses"')
+        raise ValueError('style_loss="nearest" cannot blend the statistics of several styles: use blend="losses"')
 
     def distance(self, features: Tensor, target: Tensor, mask: Tensor | None, pool: int) -> Tensor:
         rows, weights = pooled(features, mask, pool)
@@ -167,18 +163,18 @@ class Nearest(StyleLoss):
 
 
 def pooled(maps: Tensor, mask: Tensor | None, pool: int) -> tuple[Tensor, Tensor]:
-    """Return features (C, n), averaged over pool × pool positions, and the weight of each."""
+    """Return feature vectors (C, n), averaged over pool × pool positions, and the mask's weight of each (n,)."""
     pool = max(1, min(pool, *maps.shape[2:]))
     mask = torch.ones_like(maps[:, :1]) if mask is None else mask
     return avg_pool2d(maps, pool)[0].flatten(1), avg_pool2d(mask, pool).flatten()
 
 
 def pool_side(size: int, stride: int) -> int:
-    """Return the side of the average pooling that keeps losses which compare all positions with all affordable.
+    """Return the side of the average pooling that keeps pairwise losses below about `MAX_POSITIONS` positions.
 
     Args:
         size: the picture's longest side in pixels.
-        stride: of the layer. A pooled map has about `MAX_POSITIONS` positions at most.
+        stride: of the layer, in pixels.
     """
     return math.ceil((size // stride) / math.sqrt(MAX_POSITIONS))
 
@@ -191,4 +187,4 @@ STYLE_LOSSES: dict[str, StyleLoss] = {
     "nearest": Nearest(),
 }
 
-BLENDS = ("statistics", "losses")  # the same gradient for a square: Σ w (G − A)² = (G − Σ w A)² + a constant
+BLENDS = ("statistics", "losses")  # equal gradients for squared differences: Σ w (G − A)² = (G − Σ w A)² + constant

@@ -1,4 +1,4 @@
-"""Total variation: how much neighboring pixels differ."""
+"""Total variation loss: the mean difference of neighboring pixels."""
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ def total_variation_loss(image: Tensor, power: int = 1) -> Tensor:
     With 1, the anisotropic form of Rudin, Osher and Fatemi 1992; other implementations take sums.
     """
     if image.ndim != 4 or min(image.shape[-2:]) < 2:
-        raise ValueError(f"an image here is (B, C, H, W) with H and W at least 2, not {tuple(image.shape)}")
+        raise ValueError(f"expected an image (B, C, H, W) with H and W at least 2, got {tuple(image.shape)}")
     if power not in (1, 2):
-        raise ValueError(f"power is 1 or 2, not {power!r}")
+        raise ValueError(f"power: expected 1 or 2, got {power!r}")
     measure = torch.abs if power == 1 else torch.square
     return measure(image.diff(dim=3)).mean() + measure(image.diff(dim=2)).mean()

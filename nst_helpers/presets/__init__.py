@@ -1,4 +1,4 @@
-"""Published parameters as data: `presets`, and the α and β of one in the terms of another."""
+"""Presets: the parameters of published programs as data, and conversion of α and β between them."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -27,22 +27,22 @@ def convert_weights(
     height: int = 512,
     width: int = 512,
 ) -> tuple[float, float]:
-    """Return the α and β of one preset in the terms of another.
+    """Return the α and β for one preset that correspond to those of another.
 
     Args:
-        preset, to: names in `presets`, or presets of your own; "nst" is the toolkit.
-        alpha, beta: to be converted; default the preset's own.
-        height, width: of the picture in pixels, on which presets that take sums depend.
+        preset, to: names in `presets`, or `Preset` objects; "nst" is this toolkit.
+        alpha, beta: values to convert; default: the preset's own.
+        height, width: of the picture in pixels. Losses that are sums depend on them.
 
-    Exact where the two differ by the same factor in every layer. Where they do not (other layers, other weights,
-    other powers of C), the factors' sums over the layers are what is kept equal. Where a preset was made for other
-    weights than torchvision's, the formulas are converted, and not what those networks make of a picture.
+    The conversion is exact if the two losses differ by the same factor in every layer. Otherwise (other layers, other
+    layer weights, other powers of C) it keeps the sum of the factors over the layers. It converts formulas only: if a
+    preset was made for other weights than torchvision's, the feature maps differ too.
 
-    Raises ValueError for unknown names, and for presets with another style loss.
+    Raises KeyError for unknown names, and ValueError for presets with different style losses.
     """
     preset, to = (given if isinstance(given, Preset) else presets[given] for given in (preset, to))
     if preset.style_loss != to.style_loss:
-        raise ValueError(f"β of {preset.style_loss} and of {to.style_loss} style losses cannot be converted")
+        raise ValueError(f"expected two presets with one style loss, got {preset.style_loss!r} and {to.style_loss!r}")
     with torch.device("meta"):
         network = VGG("vgg19")
     (content, style), (to_content, to_style) = (

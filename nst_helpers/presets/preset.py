@@ -1,4 +1,4 @@
-"""Preset: published parameters as they were published, and what they mean in the toolkit's terms."""
+"""`Preset`: parameters as they were published, and their conversion to the settings of the toolkit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,19 +11,21 @@ from ..vgg import VGG, load_vgg
 
 @dataclass(frozen=True)
 class Preset:
-    """Published parameters: α·content + β·style + tv_weight·total variation, in its own terms.
+    """Parameters of a published program, for its loss α·content + β·style + tv_weight·total variation.
 
-    content: {layer: weight}; of each, `content_reduction` ("mean" or "sum") of (F − P)².
-    style: {layer: weight}; of each, `style_reduction` of (G − A)², times C to the `channel_power`. `gram` says what
-        F Fᵀ is divided by: "HW", "CHW", or "image", 3 · H · W of the picture, not of the layer. With a `style_loss`
-        other than "gram", that of the toolkit's stands for the whole term.
-    tv, tv_weight: how total variation is measured, as `StyleTransfer` has it.
-    weights: whose pretrained weights it was written for; `inputs`: how it feeds torchvision's.
+    source: the program, or the repository.
+    content: {layer: weight}; the loss of a layer is the `content_reduction` ("mean" or "sum") of (F − P)².
+    style: {layer: weight}; the loss of a layer is the `style_reduction` of (G − A)², times C to the `channel_power`.
+        `gram` is the divisor of F Fᵀ: "HW", "CHW", or "image", which is 3 · H · W of the picture instead of the layer.
+        With a `style_loss` other than "gram", the toolkit's loss of that name is used.
+    tv, tv_weight: form and weight of total variation, see `presets.variation`.
+    weights: the pretrained weights that the program loads.
+    inputs: form of its input, see `VGG`.
     optimizer, learning_rate: as published, for pixel values from 0 to `pixel_range`.
-    stages: (rule, evaluations) for each size. Rules: "longest 512", "shortest 512" and "height 400" say a side in px;
-        "area 512" has 512² px and enlarges nothing; "as is" leaves the size.
-    start, noise: as `StyleTransfer` has them.
-    notes: what is known of the preset, and where the toolkit does otherwise.
+    stages: (rule, steps) for each size. Rules: "longest 512", "shortest 512" and "height 400" give a side in pixels;
+        "area 512" shrinks to 512² px; "as is" keeps the picture's size.
+    start, noise: see `Settings`.
+    notes: facts about the program, and differences to it.
     """
 
     source: str
@@ -70,21 +72,24 @@ class Preset:
         return content, style
 
     def settings(self, content_image: Tensor, network: str | VGG = "auto", size: int | None = None) -> dict:
-        """Return the arguments of `StyleTransfer` and `transfer` that paint by this preset.
+        """Return the arguments of `StyleTransfer` and `transfer` for this preset.
 
         Args:
             content_image: (1, 3, H, W).
-            network: as `load_vgg` takes it, or a network. A layer that it lacks is replaced by the block's last.
-            size: the longest side in pixels, in place of the preset's rule.
+            network: a `VGG`, or a name for `load_vgg`. A layer that it lacks is replaced by the last of its block.
+            size: longest side in pixels, instead of the preset's rule.
 
-        `alpha` and `beta` are the preset's own. SGD is replaced by Adam, and every step is the toolkit's.
+        `alpha` and `beta` are the published ones. SGD is replaced by Adam; the optimizers are the toolkit's.
         """
         if not isinstance(network, VGG):
             network = load_vgg(network, inputs=self.inputs)
         elif network.inputs != self.inputs:
-            raise ValueError(f'the preset feeds its network with inputs="{self.inputs}": load_vgg(…, inputs=…)')
+            raise ValueError(
+                f"expected a network with inputs={self.inputs!r}, as from load_vgg(…, inputs={self.inputs!r}), "
+                f"got {network.inputs!r}"
+            )
         height, width = content_image.shape[2:]
-        sizes = {_size(rule, height, width): steps for rule, steps in self.stages}  # of equal ones, the last
+        sizes = {_size(rule, height, width): steps for rule, steps in self.stages}  # of equal sizes, the last counts
         if size is not None:
             sizes = {round(size * stage / max(sizes)): steps for stage, steps in sizes.items()}
         content, style = self.on(network).coefficients(network, *scaled(height, width, max(sizes)))
@@ -107,16 +112,16 @@ class Preset:
         }
 
     def on(self, network: VGG) -> "Preset":
-        """Return the preset with layers that the network has: for those that it lacks, the last of the block."""
+        """Return the preset with layers of the network: a missing layer is replaced by the last of its block."""
 
-        def there(weights: Mapping[str, float]) -> dict[str, float]:
+        def available(weights: Mapping[str, float]) -> dict[str, float]:
             return {network.closest(layer): weight for layer, weight in weights.items()}
 
-        return replace(self, content=there(self.content), style=there(self.style))
+        return replace(self, content=available(self.content), style=available(self.style))
 
 
 def _size(rule: str, height: int, width: int) -> int:
-    """Return the longest side in pixels of a picture of height × width px that a rule makes smaller or larger."""
+    """Return the longest side in pixels to which a rule resizes a picture of height × width px."""
     longest, shortest = max(height, width), min(height, width)
     what, _, value = rule.partition(" ")
     if what == "longest":
@@ -131,6 +136,6 @@ def _size(rule: str, height: int, width: int) -> int:
 
 
 def _shape(network: VGG, layer: str, height: int, width: int) -> tuple[int, int]:
-    """Return a layer's channels and positions."""
+    """Return a layer's number of channels C and number of positions H·W."""
     stride = network.stride(layer)
     return network.channels(layer), (height // stride) * (width // stride)

@@ -1,4 +1,4 @@
-"""The table of published parameters, and nothing but the table: what each field means is said in `preset`."""
+"""The table of published parameters. See `Preset` for the meaning of each field."""
 
 from dataclasses import replace
 
@@ -7,10 +7,10 @@ from .preset import Preset
 RELU_1 = dict.fromkeys(("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"), 1.0)
 FIFTHS = dict.fromkeys(RELU_1, 0.2)
 CONTENT = {"relu4_2": 1.0}
-_CAFFE = "made for Caffe's weights, fed from 0 to 255 less the mean: there the same α and β mean something else"
-_KERAS = "made for Keras' weights, fed from 0 to 255 less the mean: there the same α and β mean something else"
+_CAFFE = "made for Caffe's weights and inputs from 0 to 255 less the mean, where α and β have another effect"
+_KERAS = _CAFFE.replace("Caffe's", "Keras'")
 _MATCONVNET = _CAFFE.replace("Caffe's", "MatConvNet's")
-_UNSAID = "the preset does not say what Gram matrices are divided by: here by C·H·W"
+_UNSAID = "the source does not say what Gram matrices are divided by: here by C·H·W"
 _FIRST_FIVE = dict.fromkeys(("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1"), 1.0)
 _CLASSIC = Preset(
     "a course recipe",
@@ -48,7 +48,7 @@ _JC = Preset(
     stages=(("longest 512", 1000),),
     start="gray",
     noise=0.004,
-    notes=(_CAFFE, "its L-BFGS sees the gradient of total variation, but not the value: here it sees both"),
+    notes=(_CAFFE, "its L-BFGS gets the gradient of total variation without the value; here it gets both"),
 )
 _PYTORCH = Preset(
     "the PyTorch tutorial",
@@ -59,7 +59,7 @@ _PYTORCH = Preset(
     stages=(("shortest 512", 320),),
     notes=(
         "its conv_1 … conv_5 are the first five convolutions, not the first of each block",
-        "it clamps inside the closure, under L-BFGS' feet, and counts 320 evaluations as 300",
+        "clamps the image inside the closure of L-BFGS; counts 320 evaluations as 300",
     ),
 )
 PUBLISHED = {
@@ -80,7 +80,7 @@ PUBLISHED = {
         tv="l1_sum_of_input",
         tv_weight=1e-3,
         pixel_range=255,
-        notes=(_CAFFE, "total variation in its other form, at the same weight as in jc"),
+        notes=(_CAFFE, "another form of total variation than jc, with the same published weight"),
     ),
     "gatys_pytorch": _GATYS,
     "gatys_lua": replace(
@@ -105,7 +105,7 @@ PUBLISHED = {
         stages=(("as is", 1000),),
         start="gray",
         noise=0.004,
-        notes=(_MATCONVNET, "its poolings round up where ours round down"),
+        notes=(_MATCONVNET, "its pooling layers round sizes up; ours round down"),
     ),
     "gordic": Preset(
         "gordicaleksa/pytorch-neural-style-transfer",
@@ -119,9 +119,9 @@ PUBLISHED = {
         inputs="255",
         stages=(("height 400", 1250),),
         notes=(
-            "feeds torchvision's weights with values up to 255, which they were not made for",
-            "says conv4_2, and reads it after its ReLU, which works in place",
-            "with a line search there; without one here",
+            "feeds torchvision's weights with values up to 255, for which they were not trained",
+            "names conv4_2, but reads relu4_2, since the ReLU works in place",
+            "uses a line search; the toolkit does not",
         ),
     ),
     "pytorch_tutorial": _PYTORCH,
@@ -138,8 +138,8 @@ PUBLISHED = {
         pixel_range=4.4,
         stages=(("longest 450", 500),),
         notes=(
-            "says convolutions, and reads all but the last after their ReLUs, which work in place",
-            "distorts the picture to 300×450 px; lowers the learning rate by a fifth every 50 steps; clips nothing",
+            "names convolutions, but reads all except the last after their ReLUs, which work in place",
+            "stretches the picture to 300×450 px; lowers the learning rate by 20 % every 50 steps; does not clamp",
         ),
     ),
     "tensorflow": Preset(
@@ -155,7 +155,7 @@ PUBLISHED = {
         optimizer="adam",
         learning_rate=0.02,
         stages=(("longest 512", 1000),),
-        notes=(_KERAS, "Adam with β₁ = 0.99 and ε = 0.1 there"),
+        notes=(_KERAS, "uses Adam with β₁ = 0.99 and ε = 0.1"),
     ),
     "keras": Preset(
         "the Keras example",
@@ -175,9 +175,9 @@ PUBLISHED = {
         stages=(("height 400", 4000),),
         notes=(
             _KERAS,
-            "divides by the picture's size and by 3 channels where the paper has the layer's; the content is a sum,"
-            " so that α grows with the picture",
-            "distorts the style to the content's shape; gradient descent there, Adam here",
+            "divides by the picture's size and 3 channels where the paper has the layer's; its content loss is a sum, "
+            "so that the effect of α grows with the picture",
+            "stretches the style image to the content's shape; uses gradient descent, the toolkit Adam",
         ),
     ),
     "pystiche": Preset(
@@ -209,7 +209,7 @@ PUBLISHED = {
         stages=tuple((f"longest {size}", 500 + 500 * (size == 128)) for size in (128, 181, 256, 362, 512)),
         notes=(
             "its first convolution pads by replication, ours with zeros",
-            "Adam with β₂ = 0.99 there; its memory kept: ema_decay=0.99, keep_optimizer_state=True",
+            "uses Adam with β₂ = 0.99 and keeps its state: ema_decay=0.99, keep_optimizer_state=True",
         ),
     ),
     "classic_adam": _CLASSIC,
@@ -218,7 +218,7 @@ PUBLISHED = {
         optimizer="lbfgs",
         learning_rate=1.0,
         stages=(("longest 512", 500),),
-        notes=(_UNSAID, 'from the content, or from white noise: start="noise"', "report_every=50"),
+        notes=(_UNSAID, 'starts from the content image or from white noise (start="noise")', "report_every=50"),
     ),
     "five_convs_lbfgs": replace(
         _PYTORCH,
@@ -227,6 +227,6 @@ PUBLISHED = {
     ),
     "guided_project": replace(
         _CLASSIC,
-        notes=(_UNSAID, "α, β and the layers' weights are the learner's to choose: those of classic_adam here"),
+        notes=(_UNSAID, "leaves α, β and the layer weights to the learner: here those of classic_adam"),
     ),
 }

@@ -1,4 +1,4 @@
-"""Total variation as settings name it: "l1" and "l2", and as published programs measure it, for presets alone."""
+"""Total variation by name: "l1" and "l2" for the setting `tv`, and the forms of published programs for presets."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from ..vgg import VGG
 
 
 def _differences(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return differences to the right and to the lower neighbor, where both are there."""
+    """Return the differences to the right and the lower neighbor, without the last row and column."""
     return image.diff(dim=3)[:, :, :-1], image.diff(dim=2)[:, :, :, :-1]
 
 
@@ -21,7 +21,7 @@ def _l2_inside(image: Tensor) -> Tensor:
 
 def _keras(image: Tensor) -> Tensor:
     across, down = _differences(image)
-    return ((across.square() + down.square() + 1e-30) ** 1.25).sum()  # a power has no gradient of its own at 0
+    return ((across.square() + down.square() + 1e-30) ** 1.25).sum()  # avoids an undefined gradient at 0
 
 
 def _with_diagonals(image: Tensor) -> Tensor:
@@ -37,14 +37,14 @@ FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "l1_sum": lambda image: image.diff(dim=3).abs().sum() + image.diff(dim=2).abs().sum(),
     "l2_inside": _l2_inside,  # a sum, without the last row and column
     "keras": _keras,  # Σ (across² + down²)^1.25
-    "with_diagonals": _with_diagonals,  # squares to the right, below and across, 1/3, 1/3 and 1/12, doubled
+    "with_diagonals": _with_diagonals,  # mean squares: right and below with 2/3 each, both diagonals with 1/6 each
 }
-OF_INPUT = "_of_input"  # at the end of a name: of the image as the network is fed it
+OF_INPUT = "_of_input"  # suffix of a name: total variation of the network's normalized input
 NAMES = [*FORMS, *(f"{name}{OF_INPUT}" for name in FORMS)]
 
 
 def variation(name: str, image: Tensor, network: VGG) -> Tensor:
-    """Return the total variation that one of `NAMES` means, a scalar."""
+    """Return the total variation of an image in the form that one of `NAMES` denotes, a scalar."""
     if name.endswith(OF_INPUT):
         return FORMS[name.removesuffix(OF_INPUT)](network.normalize(image))
     return FORMS[name](image)

@@ -1,4 +1,4 @@
-"""The playground: a painting that is steered while it is painted, in JupyterLab, in Colab and as a web app."""
+"""The playground: widgets to change settings during a style transfer, in JupyterLab, in Colab and as a web app."""
 
 from .playground import Playground
 

@@ -1,4 +1,4 @@
-"""The playground as a web app, without code: `python -m nst_helpers.widgets.app`, with Voilà's options."""
+"""The playground as a web app: `python -m nst_helpers.widgets.app`, which takes Voilà's options."""
 
 import ipaddress
 import os
@@ -20,14 +20,14 @@ from ..files.reading import PROJECT
 CODE = "from nst_helpers.widgets import Playground\n\nplayground = Playground(app=True)\nplayground"
 SERVER = [
     "--Voila.ip=127.0.0.1",
-    "--MappingKernelManager.cull_idle_timeout=25",  # seconds that a visitor's kernel outlives its page, at rest;
-    "--MappingKernelManager.cull_interval=5",  # `playground.PAGE_TIMEOUT_S` after the page has gone, the playground is
+    "--MappingKernelManager.cull_idle_timeout=25",  # seconds until the idle kernel of a closed page is shut down. It is
+    "--MappingKernelManager.cull_interval=5",  # idle once the painting has paused, `playground.PAGE_TIMEOUT_S` later
 ]
-MESSAGE_BYTES = 100 * 2**20  # of an upload, at most; larger ones close the page's connection before they are refused
+MESSAGE_BYTES = 100 * 2**20  # maximum size of an upload; a larger one closes the page's connection without a message
 
 
 class ForeignHost(Matcher):
-    """A matcher of requests for a host that is not one of `names` (or, with `any_address`, an IP address)."""
+    """Matcher for requests whose host is not one of `names` (or, with `any_address`, an IP address)."""
 
     def __init__(self, names: set[str], any_address: bool):
         self.names, self.any_address = names, any_address
@@ -40,9 +40,9 @@ class ForeignHost(Matcher):
 class App(Voila):
     """Voilà with a check of the Host header, and with large uploads.
 
-    Without a check of the Host header, any web page could reach the app by DNS rebinding: the page's host name would
-    resolve to this machine, and the browser would see one origin. Voilà switches off Jupyter's check, which would not
-    cover static files anyway. `--Voila.custom_display_url` makes a further host known, such as a proxy's.
+    Without the check, any web page could reach the app by DNS rebinding: the page's host name would resolve to this
+    machine, and the browser would see one origin. Voilà switches off Jupyter's own check, which does not cover static
+    files. `--Voila.custom_display_url` allows another host, such as a proxy's.
     """
 
     def listen(self) -> None:

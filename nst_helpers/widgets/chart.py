@@ -1,4 +1,4 @@
-"""The loss curves as SVG: quick to draw, sharp at any size, and in the text color of the page that shows them."""
+"""Loss curves as SVG: fast to draw, sharp at any size, in the text color of the page."""
 
 import math
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from html import escape
 from .history import Annotation, LossPoint
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 240, 46, 76, 34, 30
-CURVES = {"total": "#3f8fe0", "content": "#e0822f", "style": "#35a35a"}  # seen on white and on black alike
+CURVES = {"total": "#3f8fe0", "content": "#e0822f", "style": "#35a35a"}  # visible on white and on black
 LABELS = {"total": "total", "content": "α·content", "style": "β·style"}
-FLOOR = 1e-6  # of the largest loss; below, a curve runs along the bottom
+FLOOR = 1e-6  # smallest loss on the chart, as a share of the largest
 
 
 def loss_chart(points: Sequence[LossPoint], annotations: Sequence[Annotation]) -> str:
@@ -74,7 +74,7 @@ def _ticks(end: int) -> list[int]:
 
 
 def _annotations(annotations: Sequence[Annotation], x) -> list[str]:
-    """Return a dashed line for each annotation, and its text where there is room for it, in two rows."""
+    """Return a dashed line for each annotation, with its text in one of two rows if there is space."""
     drawn, free = [], [0.0, 0.0]
     for annotation in annotations:
         place = x(annotation.step)

@@ -1,4 +1,4 @@
-"""`CONTROLS`, the table of the settings that can be changed while painting, and `Model`, which holds their values."""
+"""`CONTROLS`, the table of settings that can be changed during a run, and `Model`, which holds their values."""
 
 import math
 import threading
@@ -11,24 +11,27 @@ import ipywidgets as W
 from ..losses import STYLE_WEIGHTS
 from ..optimizers import OPTIMIZERS
 
-REST = 0.45  # seconds without a change, after which the reader's hand has left a control
-CROSSING = 5  # seconds within which a message from the page and one to it may have crossed
-UNIT = 0.1  # β/α at balance 0, until a run says what it is there: see `StyleTransfer.balance_unit`
+REST = 0.45  # seconds without a change, after which a gesture on a control has ended
+CROSSING = 5  # seconds during which a message from the page and a message to it may be under way at once
+UNIT = 0.1  # β/α at balance 0, until a run has computed it: see `StyleTransfer.balance_unit`
 
 
 @dataclass(frozen=True)
 class Control:
-    """A setting of `StyleTransfer` that the reader can change while it paints.
+    """A setting of `StyleTransfer` that can be changed during a run: a row of `CONTROLS`.
 
-    Each row of `CONTROLS` is one. Its widgets, its place in the settings and its text on the chart follow from it.
+    Its widgets, its value in the settings and its text on the chart are derived from the row.
 
     Args:
         name: the setting.
+        label: description of the widget.
         symbol: shown before the value on the chart.
+        default: initial value.
         scale: "log" (a number box and a slider), "linear" (a slider), "number" (a number box) or "choice" (a list).
+        low, high: range of a number.
         step: of the slider or the number box; on a logarithmic scale in powers of ten.
         options: {label: value} of a choice.
-        layer: the key in the setting, where that is a dictionary.
+        layer: key in the setting, if that is a dictionary.
     """
 
     name: str
@@ -64,7 +67,7 @@ class Control:
 
 CONTROLS = (
     Control("alpha", "α, content", "α", 1.0, "log", 1e-3, 1e3),
-    Control("beta", "β, style", "β", 10.0, "log", 1e-4, 1e6),  # all that "How stylized" leads to, with any α
+    Control("beta", "β, style", "β", 10.0, "log", 1e-4, 1e6),  # all values that "How stylized" can set, with any α
     Control("tv_weight", "Smoothness, TV", "TV", 0.0, "linear", 0, 200, 1),
     Control("optimizer", "Optimizer", "", "lbfgs", "choice", options={"L-BFGS": "lbfgs", "Adam": "adam"}),
     Control("learning_rate", "Step size, ×", "rate", 1.0, "log", 0.1, 10),  # times the optimizer's default
@@ -76,7 +79,7 @@ CONTROLS = (
 
 
 def settings_of(values: Mapping[str, float | str]) -> dict:
-    """Return the settings of `StyleTransfer` that the values of all controls amount to."""
+    """Return the settings of `StyleTransfer` for the values of all controls."""
     settings = {}
     for control in CONTROLS:
         if control.layer:
@@ -102,13 +105,13 @@ class Model:
     """Values of the controls, and the widgets that display them.
 
     The values are the single source of truth, and changes flow in one direction: a change of a widget, by the page or
-    by Python, is a *wish* that sets values, and the other widgets then show what follows from these. Nothing is
-    written to the widget that the wish came from, so that a slider never moves under the reader's hand.
+    by Python, is an *input* that sets values, and the other widgets then display the new values. Nothing is written to
+    the widget that the input came from, so that a slider never moves while it is dragged.
 
-    A message from the page and one to it can cross. So `settle`, called again and again, repeats the values to the
-    widgets concerned as soon as the hand has rested for `REST`.
+    A message from the page and a message to it can be under way at once. Therefore `settle`, which is called
+    repeatedly, sends the values to the widgets concerned again when no input has come for `REST`.
 
-    `changed` is called with the settings of `StyleTransfer` that a wish changed.
+    `changed` is called with the settings of `StyleTransfer` that an input changed.
     """
 
     def __init__(self, **values: float | str):
@@ -117,53 +120,53 @@ class Model:
         self.changed: Callable[[dict], None] = lambda settings: None
         self._displays: dict[W.Widget, Callable[[Model], float | str]] = {}
         self._lock, self._showing = threading.RLock(), False
-        self._wished: dict[W.Widget, float] = {}  # since the last `settle`, and when
-        self._shown: dict[W.Widget, float] = {}  # when it was last written to
+        self._inputs: dict[W.Widget, float] = {}  # {widget: time of its latest input} since the last `settle`
+        self._shown: dict[W.Widget, float] = {}  # {widget: time when it was last written to}
 
-    def display(self, widget: W.Widget, show: Callable, wish: Callable) -> W.Widget:
-        """Let a widget show `show(model)`, and its changes set the values `wish(model, value)`."""
+    def display(self, widget: W.Widget, show: Callable, read: Callable) -> W.Widget:
+        """Connect a widget: it displays `show(self)`, and its inputs set the values `read(self, value)`."""
         self._displays[widget] = show
         widget.value = show(self)
-        widget.observe(lambda change: self._take(widget, wish, change["new"]), "value")
+        widget.observe(lambda change: self._input(widget, read, change["new"]), "value")
         return widget
 
-    def show(self, hand: W.Widget | None = None) -> None:
-        """Show the values in all widgets but the one in the reader's hand."""
+    def show(self, source: W.Widget | None = None) -> None:
+        """Display the values in all widgets except the source of an input."""
         with self._lock:
             self._showing = True
             try:
                 for widget, show in self._displays.items():
-                    if widget is not hand and widget.value != (value := show(self)):
+                    if widget is not source and widget.value != (value := show(self)):
                         widget.value, self._shown[widget] = value, time.monotonic()
             finally:
                 self._showing = False
 
     def calibrate(self, unit: float | None) -> None:
-        """Set the run's `balance_unit`, unless the reader's hand is on a control."""
+        """Set the run's `balance_unit`, unless a gesture is in progress."""
         with self._lock:
-            if unit not in (None, self.unit) and not self._wished:
+            if unit not in (None, self.unit) and not self._inputs:
                 self.unit = unit
                 self.show()
 
     def settle(self) -> bool:
-        """Repeat the values to the page if the reader's hand is at rest; return whether nothing is left to do."""
+        """Send the values to the page again if the last gesture has ended; return whether nothing is left to do."""
         with self._lock:
             now = time.monotonic()
-            if self._wished and now - max(self._wished.values()) > REST:
+            if self._inputs and now - max(self._inputs.values()) > REST:
                 self.show()
-                for widget in self._wished:
+                for widget in self._inputs:
                     if now - self._shown.get(widget, -math.inf) < CROSSING:
                         widget.send_state("value")
-                self._wished.clear()
-            return not self._wished
+                self._inputs.clear()
+            return not self._inputs
 
-    def _take(self, widget: W.Widget, wish: Callable, value) -> None:
-        with self._lock:  # another thread may be showing values; this one may be, too, and then it is no wish
+    def _input(self, widget: W.Widget, read: Callable, value) -> None:
+        with self._lock:  # waits for another thread in `show`; a change by this thread in `show` is not an input
             if not self._showing:
-                self._wished[widget] = time.monotonic()
+                self._inputs[widget] = time.monotonic()
                 before = settings_of(self.values)
-                self.values = self.values | wish(self, value)
+                self.values = self.values | read(self, value)
                 after = settings_of(self.values)
                 if changed := {name: after[name] for name in after if after[name] != before[name]}:
                     self.changed(changed)
-                self.show(hand=widget)
+                self.show(source=widget)

@@ -1,4 +1,4 @@
-"""The history of a painting: losses, snapshots, annotated changes, and code that repeats the painting."""
+"""History of a painting: losses, snapshots, changes of settings, and code that repeats the painting."""
 
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -10,9 +10,9 @@ from ..settings import STEERABLE, Settings
 from ..transfer import Record, StyleTransfer
 from .controls import CONTROLS
 
-SNAPSHOTS, SNAPSHOT_BYTES = 60, 100_000_000  # at most; beyond, every second one goes
-LOSS_POINTS = 600  # of the loss curves at most; beyond, every second one goes
-ANNOTATIONS = 40  # changes shown on the chart: the latest
+SNAPSHOTS, SNAPSHOT_BYTES = 60, 100_000_000  # maximum; beyond it, every second snapshot is deleted
+LOSS_POINTS = 600  # maximum number of points of the loss curves; beyond it, every second one is deleted
+ANNOTATIONS = 40  # maximum number of changes on the chart; the latest are shown
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Snapshot:
 
 
 class LossPoint(NamedTuple):
-    """A step's losses: the total, and its weighted parts."""
+    """The losses of a step: total, α·content and β·style."""
 
     step: int
     total: float
@@ -35,7 +35,7 @@ class LossPoint(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """The text on the chart at a step: what was changed just before it, and by the rest of the same gesture."""
+    """A text on the chart at a step: the changes just before it, and those by the rest of the same gesture."""
 
     step: int
     text: str
@@ -45,11 +45,11 @@ class Annotation(NamedTuple):
 class Segment:
     """One run in the history of a painting.
 
-    before: the painting's steps before this run.
-    settings: of the run; its steps may have become more since.
-    start: what it began with; None is the last image of the segment before.
-    made: how many steps it has made.
-    changes: what was set before which of these steps, counted from 1: ((step, {name: value}), …).
+    before: number of steps of the painting before this run.
+    settings: of the run, after its latest step.
+    start: its starting image; None is the last image of the previous segment.
+    made: number of steps of this run.
+    changes: settings that were changed before a step of this run: ((step, {name: value}), …), counted from 1.
     """
 
     before: int
@@ -61,7 +61,7 @@ class Segment:
 
 @dataclass
 class History:
-    """All steps of a painting. Snapshots and losses are thinned; all changes are kept, so that it can be repeated."""
+    """All steps of a painting. Snapshots and losses are thinned out; all changes are kept, to repeat the painting."""
 
     segments: list[Segment] = field(default_factory=list)
     losses: list[LossPoint] = field(default_factory=list)
@@ -75,24 +75,24 @@ class History:
 
     @property
     def steps(self) -> int:
-        """How many steps were made."""
+        """Number of steps made."""
         return self.latest.step if self.latest else 0
 
     def begin(self, run: StyleTransfer, start: str | None) -> None:
-        """Begin a segment with a run that has made no step yet."""
+        """Begin a segment with a run that has not made any step."""
         self.segments.append(Segment(self.steps, run.settings, start))
 
     def add(self, run: StyleTransfer, record: Record, gesture: int | None = None) -> None:
         """Record a step of the current segment's run.
 
-        Changes with the same number of a gesture, such as those while a slider is dragged, share an annotation, which
-        shows the last values.
+        Changes with the same gesture number, such as those while a slider is dragged, share an annotation with the last
+        values.
         """
         step, segment = self.steps + 1, self.segments[-1]
         then, now = self._settings, _settings(record)
         changes = {name: value for name, value in now.items() if then.get(name) != value}
         if "optimizer" in changes:
-            changes["learning_rate"] = now["learning_rate"]  # setting the one sets the other
+            changes["learning_rate"] = now["learning_rate"]  # setting the optimizer also sets its learning rate
         self._settings = now
         new = changes if segment.made else now
         noted = ((record.step, new),) if new else ()
@@ -109,7 +109,7 @@ class History:
             annotated = step
         if texts or events:
             self.annotations.append(Annotation(annotated, ", ".join([*texts.values(), *events])))
-            self._gesture = None if events else gesture, texts  # the annotation of a new size is not merged
+            self._gesture = None if events else gesture, texts  # nothing is added to the annotation of a new size
         weighted = record.settings.alpha * record.content, record.settings.beta * record.style
         self.latest = Snapshot(step, record.size, record.total, record.image)
         if step % self._losses_every == 0 or record.size_step == 1:
@@ -119,7 +119,7 @@ class History:
         self._thin()
 
     def cut(self, snapshot: Snapshot) -> None:
-        """Delete what came after a snapshot."""
+        """Delete everything after a snapshot."""
         step = snapshot.step
         self.segments = _until(self.segments, step)
         self.losses = [point for point in self.losses if point.step <= step]
@@ -140,10 +140,11 @@ class History:
         return sum(snapshot.image.nbytes for snapshot in self.snapshots[:-1])
 
     def code(self, content: str, style: str, step: int | None = None) -> str:
-        """Return Python code that repeats the image of a step (default: the latest), bit for bit on the same machine.
+        """Return Python code that repeats the image of a step, bit for bit on the same machine.
 
         Args:
-            content, style: expressions for the two images.
+            content, style: Python expressions for the two images.
+            step: default: the latest.
         """
         segments = _until(self.segments, self.steps if step is None else step)
         lines = "".join(
@@ -198,13 +199,13 @@ def _settings(record: Record) -> dict:
 
 
 def _texts(then: dict, changes: dict) -> dict[str, str]:
-    """Return the texts of changes on the chart, by control; none at the beginning, when everything is new."""
+    """Return the texts of changes on the chart, by control; none for the first step."""
     texts = {}
     for control in CONTROLS if then else ():
         if control.name in changes:
             value = control.part(changes[control.name])
             if value not in (None, control.part(then[control.name])):
                 texts[control.key] = control.text(value)
-    if "optimizer" in texts:  # which brings its learning rate along
+    if "optimizer" in texts:  # setting it also set its learning rate
         texts.pop("learning_rate", None)
     return texts

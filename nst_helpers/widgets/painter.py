@@ -17,7 +17,7 @@ from ..vgg import VGG, load_vgg
 from .history import History, Snapshot
 
 EXTRA_STEPS = 30  # steps added when something is changed after the last
-GESTURE = 0.5  # seconds: changes of the same settings that follow each other faster are one gesture
+GESTURE = 0.5  # seconds: changes of the same settings at shorter intervals belong to one gesture
 
 
 class Painter:
@@ -26,14 +26,14 @@ class Painter:
     All methods but `wait` return at once, and may be called from any thread.
 
     Args:
-        content_image, style_image: as `StyleTransfer` takes them.
+        content_image, style_image: see `StyleTransfer`.
         network: "auto", "vgg16", "vgg19" or a `VGG`.
         changed: called after each step and each change of `state`.
-        threaded: if False, there is no thread, and the caller calls `turn` again and again.
+        threaded: if False, there is no thread, and the caller must call `turn` repeatedly.
         **settings: other arguments of `StyleTransfer`; those in `STEERABLE` may be changed later.
 
-    `state` is "idle", "painting", "paused", "stopped", "done", "failed" or "closed"; `note` is what the present run
-    warned of. The thread ends with `close`, or when there are no more references to the painter.
+    `state` is "idle", "painting", "paused", "stopped", "done", "failed" or "closed"; `note` contains the warnings of
+    the current run. The thread ends with `close`, or when there are no more references to the painter.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Painter:
         threaded: bool = True,
         **settings,
     ):
-        Settings(**{name: value for name, value in settings.items() if name != "device"})  # raises here what it raises
+        Settings(**{name: value for name, value in settings.items() if name != "device"})  # raises errors here
         self.content_image, self.style_image = content_image, style_image
         self.network, self.settings, self.changed = network, settings, changed
         self.run: StyleTransfer | None = None
@@ -54,7 +54,7 @@ class Painter:
         self.state, self.note, self.error, self.seconds_a_step = "idle", "", None, 0.0
         self.balance_unit: float | None = None  # of the run: see `StyleTransfer.balance_unit`
         self._single = False
-        self._gesture, self._steered, self._steered_at = 0, set(), 0.0  # its number; what it set, and when
+        self._gesture, self._steered, self._steered_at = 0, set(), 0.0  # number of the gesture; names it set; time
         self._commands, self._at_rest, self._wake = queue.SimpleQueue(), threading.Event(), threading.Event()
         self._at_rest.set()
         if threaded:
@@ -65,14 +65,14 @@ class Painter:
     def steer(self, **controls) -> None:
         """Set some of `settings.STEERABLE` for the next step; after the last one, `EXTRA_STEPS` are made.
 
-        Raises ValueError, and sets nothing, for other names and for values that the present run does not take.
+        Raises ValueError, and sets nothing, for other names and for values that are invalid for the current run.
         """
-        Settings().changed(**controls)  # raises here what it raises
-        if "optimizer" in controls:  # which brings its learning rate along
+        Settings().changed(**controls)  # raises errors here
+        if "optimizer" in controls:  # setting it also sets its learning rate
             controls = {"learning_rate": None} | controls
         now = time.monotonic()
         if set(controls) != self._steered or now - self._steered_at > GESTURE:
-            self._gesture += 1  # before the run has the new values: a step reads the number first
+            self._gesture += 1  # before the run gets the new values, because a step reads the number first
         self._steered, self._steered_at = set(controls), now
         if self.run is not None:
             self.run.steer(**controls)
@@ -81,19 +81,19 @@ class Painter:
             self.resume()
 
     def paint(self, sizes: Sequence[int], steps: int | Sequence[int], start: str) -> None:
-        """Begin a new painting; `sizes`, `steps` and `start` as `StyleTransfer` has them."""
+        """Begin a new painting; `sizes`, `steps` and `start`: see `Settings`."""
         self._command(self._paint, tuple(sizes), steps, start)
 
     def start(self, sizes: Sequence[int], steps: int | Sequence[int], start: str) -> None:
-        """Continue a painting that is paused; where there is none, begin a new one as `paint` does."""
+        """Continue a paused painting; if there is none, begin a new one, see `paint`."""
         self._command(self._start, tuple(sizes), steps, start)
 
     def take_pictures(self, content_image: Tensor, style_image: Tensor) -> None:
-        """Delete the painting, and use other pictures for the next."""
+        """Delete the painting, and use other pictures for the next one."""
         self._command(self._take_pictures, content_image, style_image)
 
     def continue_at(self, size: int | None, steps: int, start: str | None = None) -> None:
-        """Continue at another size (None: the present one), from the present image or from a start in its place."""
+        """Continue at another size (None: the current one), from the current image or another starting image."""
         self._command(self._continue_at, size, steps, start)
 
     def pause(self) -> None:
@@ -113,7 +113,7 @@ class Painter:
         self._command(self._rest, "stopped")
 
     def back(self, snapshot: Snapshot, steps: int) -> None:
-        """Go back to a snapshot, and delete what came after it; `steps` are left to make from there."""
+        """Go back to a snapshot, delete everything after it, and continue from it with `steps` steps."""
         self._command(self._back, snapshot, steps)
 
     def reset(self) -> None:
@@ -121,7 +121,7 @@ class Painter:
         self._command(self._reset)
 
     def close(self) -> None:
-        """End the thread, after the present step."""
+        """End the thread, after the current step."""
         self._command(self._rest, "closed")
 
     def wait(self, timeout: float | None = None) -> None:
@@ -146,7 +146,7 @@ class Painter:
     # Between steps
 
     def turn(self) -> bool | None:
-        """Execute the queued commands, make a step if one is due, and return whether another is; None when closed."""
+        """Execute the queued commands, make a step if painting, and return whether to call again; None if closed."""
         try:
             while not self._commands.empty():
                 command, *arguments = self._commands.get()
@@ -194,7 +194,7 @@ class Painter:
             self._paint(*plan)
 
     def _begin(self, sizes: tuple[int, ...], steps: int | Sequence[int], start: str | None) -> None:
-        """Begin a segment, from a start or the image as it is, and with the settings as they are."""
+        """Begin a segment with the current settings, from a start, or from the current image if it is None."""
         if not isinstance(self.network, VGG):
             self.network = load_vgg(self.network, device=self.settings.get("device"))
         self.error = None
@@ -212,7 +212,7 @@ class Painter:
         self.note = "; ".join(dict.fromkeys(str(warning.message) for warning in caught))
         changed_meanwhile = {name: value for name, value in self.settings.items() if name in STEERABLE}
         self.run.steer(**changed_meanwhile)
-        with contextlib.suppress(ValueError):  # where a loss has no gradient, there is no balance
+        with contextlib.suppress(ValueError):  # balance is undefined if a loss has no gradient
             self.balance_unit = self.run.balance_unit
         self.history.begin(self.run, start)
         self.state = "painting"
@@ -251,9 +251,9 @@ class Painter:
 
 
 def keep_calling(method: Callable[[], bool | None], wake: threading.Event, name: str) -> None:
-    """Call a bound method in a thread: again at once if it returned True, when `wake` is set if False, no more if None.
+    """Call a bound method repeatedly in a thread: immediately if it returned True, after `wake` if False; None ends it.
 
-    The thread has a weak reference to the method's object, and ends when that is deleted, or Python ends.
+    The thread has a weak reference to the method's object. It also ends when that is deleted, and when Python exits.
     """
     weak, ended = weakref.WeakMethod(method), threading.Event()
 
@@ -271,7 +271,7 @@ def keep_calling(method: Callable[[], bool | None], wake: threading.Event, name:
         ended.set()
         wake.set()
         if threading.current_thread() is not thread:
-            thread.join(10)  # at exit, torch must not be in the middle of something
+            thread.join(10)  # at exit, no operation of torch may be running
 
     thread = threading.Thread(target=work, daemon=True, name=name)
     weakref.finalize(method.__self__, end)

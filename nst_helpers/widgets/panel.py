@@ -1,4 +1,4 @@
-"""The playground's widgets and their layout; what they do is in `playground`."""
+"""The widgets of the playground, and their layout. Their behavior is in `playground`."""
 
 import base64
 import io
@@ -14,10 +14,10 @@ from .controls import CONTROLS, Control, Model, balance_of, beta_of
 
 SIZES = (128, 192, 256, 384, 512, 768, 1024)
 STARTS = {"the photograph, recolored": "recolored", "the photograph": "content", "noise": "noise"}
-FRAME = 512  # px of the longest side of a picture as shown, at most
-CUSTOM = "your own"  # in a list of pictures: none of the list
-UPLOAD_MB = 7  # a page sends it in text a third longer, and JupyterLab's server takes 10 MiB
-HEARTBEAT_S = 2  # seconds between two messages of a web app's page, which say that it is open
+FRAME = 512  # px: maximum of the longest side of a displayed picture
+CUSTOM = "your own"  # entry of the picture list for an upload, an address or a tensor
+UPLOAD_MB = 7  # base64 adds a third, and JupyterLab's server accepts 10 MiB
+HEARTBEAT_S = 2  # seconds between two heartbeats of a web app's page
 FULL = "calc(100% - 12px)"
 WIDE = {"description_width": "110px"}
 
@@ -43,9 +43,10 @@ class Panel:
     """All widgets of a playground, laid out in `box`.
 
     Args:
-        sources: what the content and the style are, by name.
-        app: no fields for paths and addresses, since a stranger could name any; `ticks` are the page's heartbeat.
-        ticking: show `ticks`, which the reader starts, and each of which makes a step.
+        sources: {"content": …, "style": …}: name of each picture.
+        size, steps, alpha, beta: initial values.
+        app: leave out the fields for paths and addresses, since visitors could read any file; `ticks` is the heartbeat.
+        ticking: show `ticks`, a play button whose ticks make the steps.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Panel:
         )
 
     def renew_upload(self, name: str) -> W.FileUpload:
-        """Return a new upload button in place of the present one."""
+        """Replace an upload button by a new one, and return that."""
         old, new = self.uploads[name], upload(name)
         self.uploads[name] = new
         picker = self.pickers[name]
@@ -110,26 +111,26 @@ class Panel:
 
 
 def known_pictures(name: str) -> list[str]:
-    """Return the project's pictures for the content or the style, as `find_picture` knows them."""
+    """Return the project's pictures for "content" or "style", as names for `find_picture`."""
     folder = PROJECT / "data" / {"content": "content", "style": "styles"}[name]
     return [path.relative_to(PROJECT).as_posix() for path in sorted(folder.glob("*.jpg"))]
 
 
 def control_row(control: Control, model: Model) -> tuple[W.Widget, W.Widget]:
-    """Return the widget of a control, connected to the model, and the row that shows it."""
+    """Return the widget of a control, connected to the model, and the row that contains it."""
 
-    def wish(model: Model, value) -> dict:
+    def read(model: Model, value) -> dict:
         return {control.key: value if control.scale == "choice" else control.clamp(value)}
 
     if control.scale == "choice":
         widget = row = choice(control.label, control.options, control.default)
-        model.display(widget, lambda model: model.values[control.key], wish)
+        model.display(widget, lambda model: model.values[control.key], read)
     elif control.scale == "linear":
         widget = row = slider(control.label, control.low, control.high, control.step)
-        model.display(widget, lambda model: on_grid(widget, model.values[control.key]), wish)
+        model.display(widget, lambda model: on_grid(widget, model.values[control.key]), read)
     else:
         widget = row = number_box(control)
-        model.display(widget, lambda model: three_digits(widget, control.clamp(model.values[control.key])), wish)
+        model.display(widget, lambda model: three_digits(widget, control.clamp(model.values[control.key])), read)
     if control.scale == "log":
         row = W.HBox([widget, log_slider(control, model)], layout=W.Layout(width=FULL))
     return widget, row
@@ -148,14 +149,14 @@ def number_box(control: Control) -> W.BoundedFloatText:
 
 
 def three_digits(box: W.BoundedFloatText, value: float) -> float:
-    """Return what a number box shows: three digits, or all digits that the reader typed into it."""
+    """Return the value to display in a number box: rounded to three digits, or with all digits that were typed."""
     return value if box.value == value else float(f"{value:.3g}")
 
 
 def log_slider(control: Control, model: Model) -> W.FloatSlider:
-    """Return a slider of the logarithm to base 10.
+    """Return a slider for the logarithm to base 10 of a control's value.
 
-    `FloatLogSlider` rounds the values that it is shown, and sends them back as if the reader had moved it.
+    `FloatLogSlider` is not used: it rounds the values that it displays, and sends them back as inputs.
     """
     low, high = math.log10(control.low), math.log10(control.high)
     slider = W.FloatSlider(min=low, max=high, step=control.step, readout=False, layout=W.Layout(flex="1 1 90px"))
@@ -167,7 +168,7 @@ def log_slider(control: Control, model: Model) -> W.FloatSlider:
 
 
 def balance_slider(label: str, model: Model) -> W.FloatSlider:
-    """Return a slider that shows the balance of the values, and sets β."""
+    """Return a slider that displays the balance of the values, and sets β."""
     widget = slider(label, 0, 1, 0.01)
     return model.display(
         widget,
@@ -177,9 +178,9 @@ def balance_slider(label: str, model: Model) -> W.FloatSlider:
 
 
 def on_grid(slider: W.FloatSlider, value: float) -> float:
-    """Return a slider's position nearest to a value, computed exactly as in the page (noUiSlider).
+    """Return the slider's position nearest to a value, computed exactly as the page does (noUiSlider).
 
-    The page rounds any other value to this one, and sends that back as if the reader had moved the slider.
+    The page would round any other value to this position, and send that back as an input.
     """
     span = slider.max - slider.min
     step = 100 * slider.step / span
@@ -233,7 +234,7 @@ def button(label: str, tip: str) -> W.Button:
 
 
 def row(*widgets) -> W.Box:
-    """Return widgets side by side, in several lines where there is no room."""
+    """Return widgets side by side, wrapped into several lines if necessary."""
     return W.Box(widgets, layout=W.Layout(display="flex", flex_flow="row wrap", width="100%", align_items="flex-start"))
 
 
@@ -242,7 +243,7 @@ def column(*widgets, width: str = "300px") -> W.VBox:
 
 
 def figure(image: Tensor | None, caption: str, alt: str) -> str:
-    """Return HTML of a picture with its caption, or of an empty frame."""
+    """Return a picture with its caption as HTML; an empty frame for None."""
     shown = '<div style="aspect-ratio: 1; border: 1px dashed currentColor; opacity: 0.4"></div>'
     if image is not None:
         source = f"data:image/jpeg;base64,{base64.b64encode(jpeg(image)).decode()}"
@@ -252,7 +253,7 @@ def figure(image: Tensor | None, caption: str, alt: str) -> str:
 
 
 def jpeg(image: Tensor) -> bytes:
-    """Return an image, (1, 3, H, W), as JPEG, shrunk to `FRAME`."""
+    """Return an image (1, 3, H, W) as JPEG, shrunk to `FRAME`."""
     picture, file = to_pil(image), io.BytesIO()
     picture.thumbnail((FRAME, FRAME), reducing_gap=2)
     picture.save(file, "JPEG", quality=85)
@@ -260,7 +261,7 @@ def jpeg(image: Tensor) -> bytes:
 
 
 def crop(image: Tensor, zoom: float, across: float, down: float) -> Tensor:
-    """Return a part of an image, 1 / zoom of its sides, from the left (0) to the right (1), from the top to below."""
+    """Return a part of an image: its sides are 1 / zoom; `across` and `down` are its position, from 0 to 1."""
     height, width = (max(8, round(side / zoom)) for side in image.shape[2:])
     top, left = round((image.shape[2] - height) * down), round((image.shape[3] - width) * across)
     return image[:, :, top : top + height, left : left + width]

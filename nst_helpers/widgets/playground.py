@@ -1,4 +1,4 @@
-"""`Playground`: the panel, connected to a painter, and the drawing of what it paints."""
+"""`Playground`: connects the panel to a painter, and displays the painting."""
 
 import base64
 import queue
@@ -32,10 +32,10 @@ from .history import History, Snapshot
 from .painter import Painter, keep_calling
 from .panel import CUSTOM, HEARTBEAT_S, SAVE_BUTTONS, SIZES, UPLOAD_MB, Panel, crop, figure
 
-SKETCH, SKETCH_STEPS = 128, 25  # px and steps of the sketch that follows any change of pictures
-PAUSE = 0.2  # seconds from one frame to the next, at least
+SKETCH, SKETCH_STEPS = 128, 25  # size in px and steps of the sketch after a change of pictures
+PAUSE = 0.2  # minimum seconds between two frames
 UPLOAD_PIXELS = 40_000_000
-PAGE_TIMEOUT_S = 20  # seconds without a heartbeat of a web app's page, after which its painting pauses
+PAGE_TIMEOUT_S = 20  # seconds without a heartbeat of a web app's page, after which the painting pauses
 
 
 class Playground:
@@ -43,16 +43,15 @@ class Playground:
 
     Args:
         content, style: paths (in the project or your own), http(s) addresses, or images (1, 3, H, W) in [0, 1].
-        size: the longest side in pixels that `start` and `render` paint at.
-        steps: evaluations at that size.
+        size: longest side in pixels of the paintings of `start` and `render`.
+        steps: number of steps at that size.
         network: "auto", "vgg16", "vgg19" or a `VGG`.
-        alpha, beta: the first weights of the content and style losses.
-        color, content_loss, style_loss: the arguments of `StyleTransfer`; they do not change.
-        app: for a web app: no paths or addresses, downloads in place of files, a pause when the page is closed.
+        alpha, beta: initial weights of the content and style losses.
+        color, content_loss, style_loss: see `Settings`; they cannot be changed later.
+        app: for a web app: no paths or addresses, downloads instead of files, a pause when the page is closed.
 
-    It begins with a sketch of 128 px. A kernel has one playground: the next closes the last. `close` ends its threads.
-
-    Raises what `load_image` raises. Later errors are shown in the panel, and raised by `wait`.
+    It begins with a sketch of 128 px. A kernel has one playground: a new one closes the previous one. `close` ends its
+    threads. Raises the errors of `load_image`. Later errors are shown in the panel, and raised by `wait`.
     """
 
     _current: Callable[[], "Playground | None"] = staticmethod(lambda: None)
@@ -83,12 +82,12 @@ class Playground:
         self.app, self._threaded = app, "google.colab" not in sys.modules
         self._jobs, self._fresh, self._drawing = queue.SimpleQueue(), threading.Event(), threading.RLock()
         self._uploaded: set[str] = set()  # which of the images
-        self._chosen: Snapshot | None = None  # by the timeline
-        self._places: tuple[Snapshot, ...] = ()  # what the timeline's positions stand for
-        self._timeline_used: float | None = None  # when; None once the page shows what came of it
+        self._chosen: Snapshot | None = None  # with the timeline
+        self._places: tuple[Snapshot, ...] = ()  # the snapshots at the timeline's positions
+        self._timeline_used: float | None = None  # time of the latest input; None once the page shows its effect
         self._drawn, self._message = {}, ""
-        self._last_beat = self._last_call = time.monotonic()  # of an app's page, and to it
-        self._left = False  # the page, in the middle of a painting
+        self._last_beat = self._last_call = time.monotonic()  # heartbeat of an app's page, and request to begin one
+        self._left = False  # whether the page was closed during a painting
         changed = weakref.WeakMethod(self._changed)
         self.painter = Painter(
             *self._images.values(),
@@ -127,7 +126,7 @@ class Playground:
         self.painter.start((self.panel.size.value,), self.panel.steps.value, self.panel.start_choice.value)
 
     def render(self) -> None:
-        """Begin a painting that goes from coarse to fine."""
+        """Begin a painting from coarse to fine."""
         height, width = self._images["content"].shape[2:]
         scale = self.panel.size.value / max(height, width)
         sizes = coarse_to_fine(round(height * scale), round(width * scale))
@@ -152,7 +151,7 @@ class Playground:
         self.painter.stop()
 
     def back(self) -> None:
-        """Go back to the snapshot that the timeline shows, or to the last but one, and continue from there."""
+        """Continue from the snapshot that the timeline shows, or from the last but one; delete everything after it."""
         snapshots = self.painter.history.snapshots
         snapshot = self._chosen or (snapshots[-2:] or [None])[0]
         if snapshot is not None:
@@ -165,7 +164,7 @@ class Playground:
         self.painter.reset()
 
     def save_image(self) -> Path | None:
-        """Save the image shown as PNG, with its recipe and code inside; None while there is none."""
+        """Save the displayed image as PNG, with its recipe and code embedded; return None if there is none."""
 
         def write(path: Path, history: History, shown: Snapshot) -> Path:
             recipe = {"code": self._code(shown), "step": shown.step} | self.painter.run.recipe
@@ -182,23 +181,23 @@ class Playground:
         return self._save(".mp4", _time_lapse)
 
     def show_code(self) -> str:
-        """Show and return Python code that repeats the image shown, without the playground."""
+        """Display and return Python code that repeats the displayed image without the playground."""
         if self.shown is not None:
             self.panel.code.value = self._code(self.shown)
             self.panel.code.layout.display = None
         return self.panel.code.value
 
     def close(self) -> None:
-        """End the threads and remove the widgets; afterwards, the other methods do nothing."""
+        """End the threads and remove the widgets; after that, the other methods do nothing."""
         self.painter.close()
         self._fresh.set()
         _close(self.panel.box)
 
     def wait(self, block: bool | None = None, timeout: float | None = None) -> Figure | None:
-        """Block until nothing is being painted; return a figure of content, style and painting, and raise errors.
+        """Block until nothing is being painted; return a figure of content, style and painting.
 
-        By default it blocks only where no page can steer (papermill, nbval, nbconvert), and else returns None.
-        Raises TimeoutError; and KeyboardInterrupt, after which the painting stops.
+        By default it blocks only if no page can send inputs (papermill, nbval, nbconvert), and otherwise returns None.
+        Raises the error that ended the painting; TimeoutError; and KeyboardInterrupt, after which the painting stops.
         """
         if not (block if block is not None else not _page_can_steer()):
             return None
@@ -211,12 +210,12 @@ class Playground:
 
     @property
     def shown(self) -> Snapshot | None:
-        """The snapshot that the output shows: the timeline's, or the latest."""
+        """The displayed snapshot: the one chosen with the timeline, or the latest."""
         return self._chosen or self.painter.history.latest
 
     @property
     def steps_made(self) -> int:
-        """How many steps the painting has."""
+        """Number of steps of the painting."""
         return self.painter.history.steps
 
     # Connections
@@ -237,7 +236,7 @@ class Playground:
         self._on(self.panel.timeline, Playground._choose)
         self._on(self.panel.ticks, Playground._tick)
         for widget in (self.panel.wipe, self.panel.zoom, self.panel.across, self.panel.down):
-            self._on(widget, lambda self, _: None)  # drawn again, as after every change
+            self._on(widget, lambda self, _: None)  # redraws, as every input does
 
     def _on(self, widget: W.Widget, do: Callable[["Playground", object], None]) -> None:
         """Call `do(playground, value)` when a widget changes or is clicked."""
@@ -292,7 +291,7 @@ class Playground:
         self._on(widget, lambda self, files: self._later(self._upload, name, files))
 
     def _renew_uploads(self) -> None:
-        """Replace the upload buttons: in a page that lost its connection while it sent a file, they are dead."""
+        """Replace the upload buttons: they no longer work in a page that lost its connection during an upload."""
         for name in self._images:
             self._take_uploads(name, self.panel.renew_upload(name))
 
@@ -342,7 +341,7 @@ class Playground:
         return not settled or self._timeline_used is not None
 
     def _refresh(self) -> None:
-        """Do the queued jobs, and draw what has changed."""
+        """Run the queued jobs, and redraw what has changed."""
         with self._drawing:
             while not self._jobs.empty():
                 job, arguments = self._jobs.get()
@@ -357,13 +356,13 @@ class Playground:
                 self._listen()
             try:
                 self.panel.model.calibrate(self.painter.balance_unit)
-                status = self._status()  # first: if it says "done", all that follows is complete
+                status = self._status()  # read first: if it is "done", the data read afterwards is complete
                 self._draw(status, self.painter.history, self.shown)
-            except Exception:  # which nobody would see, and after which nothing would be drawn
+            except Exception:  # nobody would see it, and the thread would end
                 self.panel.messages.value = f'<pre role="alert">{escape(traceback.format_exc())}</pre>'
 
     def _listen(self) -> None:
-        """Pause after `PAGE_TIMEOUT_S` without a heartbeat, and ask a new page to begin its heartbeat."""
+        """Pause after `PAGE_TIMEOUT_S` without a heartbeat, and let a new page begin its heartbeat."""
         now = time.monotonic()
         if now - self._last_beat > PAGE_TIMEOUT_S:
             self._left = True
@@ -395,13 +394,13 @@ class Playground:
         self._draw_timeline(history)
 
     def _draw_timeline(self, history: History) -> None:
-        """Let the timeline show all snapshots, unless the reader's hand is on it."""
+        """Update the timeline to all snapshots, unless a gesture on it is in progress."""
         used = self._timeline_used
         if used is None or time.monotonic() - used > REST:
             self._places = tuple(history.snapshots)
             self.panel.timeline.max = len(self._places)
             self.panel.timeline.value = self._place()
-            if used is not None:  # a message from the page and one to it may have crossed
+            if used is not None:  # a message from the page and a message to it may have been under way at once
                 self._timeline_used = None
                 self.panel.timeline.send_state("value")
 
@@ -415,13 +414,13 @@ class Playground:
             widget.value = make()
 
     def _place(self) -> int:
-        """Return the timeline's position: at the chosen snapshot, or after the last."""
+        """Return the timeline's position: that of the chosen snapshot, or the last one."""
         if self._chosen is None:
             return len(self._places)
         return sum(snapshot.step < self._chosen.step for snapshot in self._places)
 
     def _wiped(self, shown: Snapshot) -> Tensor:
-        """Return the image, with the content over its left part."""
+        """Return the image with its left part replaced by the content image, for the wipe."""
         width = round(self.panel.wipe.value * shown.image.shape[3])
         if not width:
             return shown.image
@@ -475,7 +474,7 @@ def _time_lapse(path: Path, history: History, shown: Snapshot) -> Path:
 
 
 def _load(source: str | Path | bytes | Tensor) -> Tensor:
-    """Return a picture, at most as large as the largest size."""
+    """Return a picture, shrunk to the largest of `SIZES`."""
     if isinstance(source, Tensor):
         return source
     where = source if isinstance(source, bytes) else find_picture(source)
@@ -484,7 +483,7 @@ def _load(source: str | Path | bytes | Tensor) -> Tensor:
 
 
 def _expression(name: str, source: str, image: Tensor, uploaded: bool) -> str:
-    """Return a Python expression of an image: the variable that was given, or a picture loaded again."""
+    """Return a Python expression for an image: a variable for a tensor, `load_image` for a picture."""
     if source == "tensor":
         return f"{name}_image  # your own"
     own = "  # your own file" if uploaded else ""
@@ -496,7 +495,7 @@ def _problem(error: Exception) -> str:
 
 
 def _when_a_page_connects(call: Callable[[None], None]) -> None:
-    """Call a function whenever a page connects to the kernel: then it asks for all widgets."""
+    """Call a function whenever a page connects to the kernel, which is when it requests all widgets."""
 
     def opened(comm, message) -> None:
         W.Widget.handle_control_comm_opened(comm, message)
@@ -507,13 +506,13 @@ def _when_a_page_connects(call: Callable[[None], None]) -> None:
 
 
 def _close(widget: W.Widget) -> None:
-    """Close a widget and all in it."""
+    """Close a widget and its children."""
     for child in getattr(widget, "children", ()):
         _close(child)
     widget.close()
 
 
 def _page_can_steer() -> bool:
-    """Return whether a page sent the running cell: papermill, nbval and nbconvert allow no standard input."""
+    """Return whether a page sent the running cell: papermill, nbval and nbconvert do not allow standard input."""
     kernel = getattr(get_ipython(), "kernel", None)
     return kernel is not None and kernel.get_parent().get("content", {}).get("allow_stdin", False)
