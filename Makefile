@@ -32,8 +32,8 @@ lab: $(INSTALLED)  ## JupyterLab on the notebooks
 app: $(INSTALLED)  ## the playground as a web app
 	$(BIN)/python -m nst_helpers.widgets.app
 
-lint: $(INSTALLED)  ## ruff over modules and notebooks
-	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
+lint: $(INSTALLED)  ## ruff over modules and notebooks, mypy over nst_helpers
+	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check . && $(BIN)/python -m mypy
 
 bench: $(INSTALLED)  ## measure speed and memory against the plain loop
 	$(BIN)/python -m benchmarks.bench
@@ -47,5 +47,6 @@ styles: $(INSTALLED)  ## make the style images in data/styles/
 $(INSTALLED): requirements.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed')"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -r requirements.txt
+	@echo 'Installing requirements.txt into .venv: a few minutes, 6.5 GB with the CUDA build of PyTorch'
+	$(BIN)/python -m pip install -q -r requirements.txt
 	$(BIN)/python -c "import pathlib; pathlib.Path('$@').touch()"

@@ -4,22 +4,22 @@ import json
 import os
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from .files.reading import bands_of, float_bands, read, rgba
+from .files.reading import bands_of, filled, float_bands, read, rgba
 from .files.writing import to_pil, written_whole
 from .validate import check_image, warn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of the RGB channels of ImageNet's training images, in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MIN_SIDE = 16  # VGG halves a picture four times before conv5_1
-MIN_OPACITY = 0.05  # pixels with less are treated as transparent: their color is unreliable
+
 RECIPE = "nst_recipe"  # key of the recipe among a PNG's text chunks
 
 
@@ -67,28 +67,26 @@ def save_image(
         ValueError: unknown suffix; a batch; values outside [0, 1]; a mask for JPEG; a recipe for anything but PNG.
     """
     path = Path(path).expanduser()
-    formats = {
-        ".png": {"format": "PNG", "optimize": True},
-        ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-        ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-        ".webp": {"format": "WEBP", "quality": 95},
-    }
+    formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
     if path.suffix.lower() not in formats:
         raise ValueError(f"{path}: expected a name that ends in one of {', '.join(formats)}")
-    picture, options = to_pil(image), formats[path.suffix.lower()]
+    picture, format = to_pil(image), formats[path.suffix.lower()]
+    options: dict[str, Any] = {"optimize": True} if format == "PNG" else {"quality": 95}
+    if format == "JPEG":
+        options["subsampling"] = 0
     if mask is not None:
-        if options["format"] == "JPEG":
+        if format == "JPEG":
             raise ValueError(f"{path}: JPEG has no transparency; use .png or .webp")
         if mask.shape[-2:] != image.shape[-2:]:
             raise ValueError(f"mask: expected {tuple(image.shape[-2:])} px, got {tuple(mask.shape[-2:])} px")
         picture.putalpha(to_pil(mask.expand(1, 3, -1, -1)).getchannel(0))
     if recipe is not None:
-        if options["format"] != "PNG":
+        if format != "PNG":
             raise ValueError(f"{path}: only PNG files can hold a recipe; use .png")
-        options["pnginfo"] = PngInfo()
-        options["pnginfo"].add_itxt(RECIPE, json.dumps(recipe, ensure_ascii=False), zip=True)
+        options["pnginfo"] = chunks = PngInfo()
+        chunks.add_itxt(RECIPE, json.dumps(recipe, ensure_ascii=False), zip=True)
     with written_whole(path) as unfinished:
-        picture.save(unfinished, **options)
+        picture.save(unfinished, format, **options)
     return path
 
 
@@ -150,23 +148,12 @@ def load_transparent(source, size: int | None = 512) -> tuple[Tensor, Tensor]:
     alpha = array[:, :, 3:]
     if not alpha.any():
         raise ValueError(f"{name}: the picture is transparent everywhere")
-    planes = np.concatenate([array[:, :, :3] * alpha, alpha], 2)
-    bands = [Image.fromarray(np.ascontiguousarray(planes[:, :, band])) for band in range(4)]
+    premultiplied = np.concatenate([array[:, :, :3] * alpha, alpha], 2)
+    bands = [Image.fromarray(np.ascontiguousarray(premultiplied[:, :, band])) for band in range(4)]
     if size is not None:
-        bands = resized_bands(bands, *fitted(*array.shape[:2], size, name))
+        bands = resized_bands(bands, *fitted(array.shape[0], array.shape[1], size, name))
     planes = torch.from_numpy(np.stack([np.asarray(band) for band in bands]))[None]
-    return _filled(planes[:, :3], planes[:, 3:]), planes[:, 3:].clamp(0, 1)
-
-
-def _filled(colors: Tensor, alpha: Tensor) -> Tensor:
-    """Return colors from colors premultiplied by alpha; transparent pixels get means of the opaque ones around them."""
-    here = colors / alpha.clamp_min(1e-6)
-    seen = alpha > MIN_OPACITY
-    if bool(seen.all()) or alpha.numel() == 1:
-        return here.clamp(0, 1)
-    half = [-(-side // 2) for side in alpha.shape[2:]]
-    wide = _filled(adaptive_avg_pool2d(colors, half), adaptive_avg_pool2d(alpha, half))
-    return torch.where(seen, here, interpolate(wide, alpha.shape[2:], mode="bilinear")).clamp(0, 1)
+    return filled(planes[:, :3], planes[:, 3:]), planes[:, 3:].clamp(0, 1)
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
@@ -174,9 +161,15 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     return _tensor(resized_bands(float_bands(image[0].permute(1, 2, 0)), height, width)).to(image.device)
 
 
+def sides(image: Tensor) -> tuple[int, int]:
+    """Return (height, width) of an image or a mask (…, H, W)."""
+    return image.shape[-2], image.shape[-1]
+
+
 def scaled(height: int, width: int, size: int) -> tuple[int, int]:
     """Return (height, width), scaled so that the longest side is `size`."""
-    return tuple(max(1, round(side * size / max(height, width))) for side in (height, width))
+    longest = max(height, width)
+    return max(1, round(height * size / longest)), max(1, round(width * size / longest))
 
 
 def fitted(height: int, width: int, size: int, name: str = "image", min_side: int = MIN_SIDE) -> tuple[int, int]:

@@ -102,8 +102,9 @@ def resize_mask(masks: Tensor, height: int, width: int) -> Tensor:
 
 def masks_of(masks: Tensor, layers: Sequence[str], network: VGG) -> dict[str, Tensor]:
     """Return {layer: masks (R, 1, H', W')}, average-pooled to the size of each layer's feature maps."""
-    shapes = {layer: [side // network.stride(layer) for side in masks.shape[2:]] for layer in layers}
-    return {layer: adaptive_avg_pool2d(masks, shape) for layer, shape in shapes.items()}
+    height, width = masks.shape[2:]
+    strides = {layer: network.stride(layer) for layer in layers}
+    return {layer: adaptive_avg_pool2d(masks, (height // s, width // s)) for layer, s in strides.items()}
 
 
 def parts_of(masks: Tensor, layers: Sequence[str], network: VGG) -> dict[str, list[Part]]:

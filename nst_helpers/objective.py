@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .colors import COLORS
 from .engine import Engine, loss_features
-from .images import fitted, resize, scaled
+from .images import fitted, resize, scaled, sides
 from .losses.content import CONTENT_LOSSES
 from .losses.gatys import total_loss, weighted_sum
 from .losses.style import STYLE_LOSSES, pool_side
@@ -45,14 +45,16 @@ class Compositing:
 
     def composite(self, image: Tensor) -> Tensor:
         """Return the image with the content image outside all regions. Losses are computed from this image."""
-        return image if self.outside is None else torch.lerp(image, self.content_image, self.outside)
+        if self.content_image is None or self.outside is None:
+            return image
+        return torch.lerp(image, self.content_image, self.outside)
 
     @torch.no_grad()
     def display(self, image: Tensor) -> Tensor:
         """Return the image to display: composited, and with the photograph's colors if the color mode restores them."""
         after = COLORS[self.color].after
         image = self.composite(image)
-        return image if after is None else after(image, self.photograph)
+        return image if after is None or self.photograph is None else after(image, self.photograph)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +79,8 @@ class Problem:
         """Return the problem for a photograph and regions from `as_regions`; raises ValueError for misshapen masks."""
         before = COLORS[settings.color]
         content_image = photograph if before.content is None else before.content(photograph)
-        if before.style is not None:
-            regions = [region.with_images(lambda image: before.style(image, photograph)) for region in regions]
+        if (convert := before.style) is not None:
+            regions = [region.with_images(lambda image: convert(image, photograph)) for region in regions]
         for region in regions:
             if region.mask is not None and region.mask.shape[2:] != photograph.shape[2:]:
                 raise ValueError(
@@ -95,13 +97,13 @@ class Problem:
     def check(self, sizes: Sequence[int], network: VGG, style_loss: str) -> None:
         """Raise ValueError for a picture that is too small for the network; warn about one that is enlarged."""
         for size in sizes:
-            fitted(*self.content_image.shape[2:], size, "content_image", network.min_side)
+            fitted(*sides(self.content_image), size, "content_image", network.min_side)
             for region in self.regions:
                 for style in region.styles:
                     if isinstance(style.image, SavedStyle):
                         style.image.check(network.kind, style_loss)
                     else:
-                        fitted(*style.image.shape[2:], round(size * style.scale), "style_image", network.min_side)
+                        fitted(*sides(style.image), round(size * style.scale), "style_image", network.min_side)
 
     def check_layers(self, settings: Settings) -> None:
         """Raise ValueError for weights of layers that the run was not created with."""
@@ -132,7 +134,7 @@ class Objective:
         network = engine.network
         self.content_image = self._resized(problem.content_image, size)
         self.masks = self._parts = outside = None
-        layer_masks = [{} for _ in problem.regions]
+        layer_masks: list[dict[str, Tensor]] = [{} for _ in problem.regions]
         shares = [1.0] * len(problem.regions)
         if problem.masks is not None:
             self.masks = resize_mask(problem.masks, *self.content_image.shape[2:]).to(network.device)
@@ -154,8 +156,8 @@ class Objective:
         self._content_maps = {layer: maps[layer] for layer in problem.content_layers}
 
     def _resized(self, image: Tensor, size: int) -> Tensor:
-        shape = scaled(*image.shape[2:], size)
-        if shape != image.shape[2:]:
+        shape = scaled(*sides(image), size)
+        if shape != sides(image):
             image = resize(image, *shape)
         return image.to(self.engine.network.mean)
 

@@ -68,10 +68,9 @@ class Adam:
     def resized(self, height: int, width: int) -> "Adam":
         """Return the optimizer for images of another size, with its moments interpolated to that size.
 
-        A loss is a mean over pixels, so that gradients are inversely proportional to the number of pixels. The moments
-        are scaled accordingly.
+        A loss is a mean over pixels: gradients are inversely proportional to their number. The moments are scaled so.
         """
-        if not self.steps:
+        if isinstance(self.mean, float) or isinstance(self.square, float):
             return replace(self)
         share = self.mean.shape[2] * self.mean.shape[3] / (height * width)
         mean, square = (
@@ -89,4 +88,4 @@ class Adam:
         return -mean / (square.sqrt() + self.epsilon)
 
 
-OPTIMIZERS = {"lbfgs": LBFGS, "adam": Adam}
+OPTIMIZERS: dict[str, type[LBFGS] | type[Adam]] = {"lbfgs": LBFGS, "adam": Adam}

@@ -70,8 +70,8 @@ def versions() -> dict[str, str]:
 
 
 def _style(style: Style) -> dict:
-    saved = isinstance(style.image, SavedStyle)
-    about = {"saved": True, "palette": _hash(style.picture)} if saved else _picture(style.image)
+    image = style.image
+    about = {"saved": True, "palette": _hash(image.palette)} if isinstance(image, SavedStyle) else _picture(image)
     return about | {"weight": style.weight, "scale": style.scale}
 
 

@@ -1,7 +1,6 @@
 """Schedule of a run: sizes from coarse to fine, steps at each size, and the starting image."""
 
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -47,12 +46,14 @@ def steps_by_size(steps: int | Sequence[int] | None, sizes: tuple[int, ...], qua
     if not sizes or list(sizes) != sorted(set(sizes)):
         raise ValueError(f"sizes: expected longest sides in pixels, in ascending order, got {sizes}")
     if steps is None:
-        steps = [quality.coarse] * (len(sizes) - 1) + [quality.fine]
-    if isinstance(steps, Integral):
-        steps = [round(COARSE_SHARE * steps)] * (len(sizes) - 1) + [steps]
-    if len(steps) != len(sizes) or min(steps) < 0 or not any(steps):
+        counts = [quality.coarse] * (len(sizes) - 1) + [quality.fine]
+    elif isinstance(steps, Sequence):
+        counts = list(steps)
+    else:
+        counts = [round(COARSE_SHARE * steps)] * (len(sizes) - 1) + [steps]
+    if len(counts) != len(sizes) or min(counts) < 0 or not any(counts):
         raise ValueError(f"steps: expected a number above 0, or one for each of the {len(sizes)} sizes, got {steps}")
-    return tuple(steps)
+    return tuple(counts)
 
 
 STARTS: dict[str, Callable[[Tensor, Tensor, Callable], Tensor]] = {  # functions of (content image, white noise, mixed)
@@ -77,8 +78,7 @@ def start_image(
     start: a name in `STARTS`, or an image (1, 3, H, W) in [0, 1], which is resized.
     styles: for each region, pairs of a weight and a style picture.
     masks: the regions' masks (R, 1, H, W); None for a single region without a mask.
-    noise: share of white noise in the image, from 0 to 1.
-    seed: of the noise.
+    noise, seed: share of white noise in the image, from 0 to 1, and its seed.
     """
     shape = content_image.shape
     white = torch.rand(*shape, generator=torch.Generator().manual_seed(seed)).to(content_image)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
+from typing import Any
 
 from . import validate
 from .colors import COLORS
@@ -18,6 +19,7 @@ from .schedule import STARTS, Quality, coarse_to_fine, steps_by_size
 from .vgg import VGG
 
 IMAGE = "image"  # value of `start` for a run that was given a starting image
+CHOSEN: Any = None  # default of settings that `Settings.chosen`, or for the learning rate the optimizer, chooses
 Weights = Mapping[str, float] | Iterable[tuple[str, float]]  # {layer: weight}; stored as pairs
 STEERABLE = ("alpha", "beta", "tv_weight", "content_weights", "style_weights", "optimizer", "learning_rate")
 NETWORK = ("pooling", "padding", "inputs")  # settings that belong to the network
@@ -69,13 +71,13 @@ class Settings:
     inputs: str = "standardized"
     engine: str = "auto"
     precision: str = "auto"
-    sizes: int | tuple[int, ...] | None = None
-    steps: int | tuple[int, ...] | None = None
-    start: str | None = None
+    sizes: tuple[int, ...] = CHOSEN
+    steps: tuple[int, ...] = CHOSEN
+    start: str = CHOSEN
     noise: float = 0.0
     seed: int = 0
     optimizer: str = "lbfgs"
-    learning_rate: float | None = None
+    learning_rate: float = CHOSEN
     ema_decay: float = 0.0
     keep_optimizer_state: bool = False
     alpha: float = 1.0
@@ -155,8 +157,8 @@ SETTINGS = {  # parameters of a function, with defaults
 }
 
 for name, known in CHOICES.items():  # fill in {optimizer}, {style_loss}, …: new entries are documented automatically
-    Settings.__doc__ = Settings.__doc__.replace(f"{{{name}}}", ", ".join(f'"{choice}"' for choice in known))
-SETTINGS_TEXT = inspect.cleandoc(Settings.__doc__).partition("\n\n")[2].partition("\n\nRaises")[0]
+    Settings.__doc__ = str(Settings.__doc__).replace(f"{{{name}}}", ", ".join(f'"{choice}"' for choice in known))
+SETTINGS_TEXT = inspect.cleandoc(str(Settings.__doc__)).partition("\n\n")[2].partition("\n\nRaises")[0]
 
 
 def takes(parameters: Mapping[str, inspect.Parameter]) -> Callable:
@@ -167,10 +169,10 @@ def takes(parameters: Mapping[str, inspect.Parameter]) -> Callable:
 
     def decorated(thing):
         thing.__doc__ = thing.__doc__.replace("{settings}", SETTINGS_TEXT.replace("\n", "\n        "))
-        function = thing.__init__ if inspect.isclass(thing) else thing
+        function: Any = thing.__init__ if inspect.isclass(thing) else thing
         signature = inspect.signature(function)
         own = {name: one for name, one in signature.parameters.items() if one.kind != one.VAR_KEYWORD}
-        function.__signature__ = signature.replace(parameters=(dict(own) | {**parameters, **own}).values())
+        function.__signature__ = signature.replace(parameters=[*(own | {**parameters, **own}).values()])
         return thing
 
     return decorated

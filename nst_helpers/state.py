@@ -26,13 +26,15 @@ class Record:
     style: float
     total_variation: float
     rolled_back: bool
-    _image: Tensor | None = field(repr=False, compare=False)
-    _compositing: Compositing | None = field(repr=False, compare=False)
+    _source: tuple[Tensor, Compositing] | None = field(repr=False, compare=False)
 
     @property
     def image(self) -> Tensor | None:
         """A copy of the image, (1, 3, H, W) on the CPU; None in `StyleTransfer.history`, which stores numbers only."""
-        return None if self._image is None else self._compositing.display(self._image).to("cpu", copy=True)
+        if self._source is None:
+            return None
+        image, compositing = self._source
+        return compositing.display(image).to("cpu", copy=True)
 
     def __str__(self) -> str:
         parts = f"total {self.total:.4g}, content {self.content:.4g}, style {self.style:.4g}"
@@ -63,4 +65,4 @@ class State:
     @property
     def averaged(self) -> Tensor:
         """The exponential moving average of this size's images; the latest image if it is empty."""
-        return self.average / self.average_share if self.average_share else self.image
+        return self.image if isinstance(self.average, float) else self.average / self.average_share

@@ -98,41 +98,39 @@ class Style:
         return self.image.palette if isinstance(self.image, SavedStyle) else self.image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Region:
     """A region of the content image, and the styles to paint it in.
 
-    mask: (1, 1, H, W) in [0, 1], of the content image's height and width, from `load_mask` or `find_regions`; None is
-        the whole image.
+    mask: (1, 1, H, W) in [0, 1], of the content image's size, from `load_mask` or `find_regions`; None: everywhere.
     styles: an image, a `Style`, or a sequence of these, which are blended.
     weight: of its style loss. With 1, the gradient of a pixel is about as large as if the region were the whole image.
     """
 
     mask: Tensor | None = field(repr=False, compare=False)
-    styles: Tensor | Style | Sequence[Tensor | Style]
-    weight: float = 1.0
+    styles: tuple[Style, ...]
+    weight: float
 
-    def __post_init__(self):
-        if self.mask is not None:
-            object.__setattr__(self, "mask", validate.mask("a region's mask", self.mask))
-        object.__setattr__(self, "styles", _normalized(self.styles))
-        validate.number("a region's weight", self.weight)
+    def __init__(self, mask: Tensor | None, styles: Tensor | Style | Sequence[Tensor | Style], weight: float = 1.0):
+        object.__setattr__(self, "mask", None if mask is None else validate.mask("a region's mask", mask))
+        object.__setattr__(self, "styles", _normalized(styles))
+        object.__setattr__(self, "weight", validate.number("a region's weight", weight))
 
     def with_images(self, change: Callable[[Tensor], Tensor]) -> "Region":
         """Return this region with `change` applied to its style images; raises ValueError for saved styles."""
         if any(isinstance(style.image, SavedStyle) for style in self.styles):
             raise ValueError("expected style images, got a saved style, which has no image to recolor")
-        return replace(self, styles=[replace(style, image=change(style.image)) for style in self.styles])
+        return Region(self.mask, [replace(style, image=change(style.picture)) for style in self.styles], self.weight)
 
 
 def _normalized(styles: Tensor | Style | Sequence[Tensor | Style]) -> tuple[Style, ...]:
     """Return styles with weights scaled to add up to 1."""
-    given = list(styles) if isinstance(styles, Sequence) else [styles]
-    styles = [style if isinstance(style, Style) else Style(style) for style in given]
-    total = sum(style.weight for style in styles)
+    given = styles if isinstance(styles, Sequence) else [styles]
+    found = [style if isinstance(style, Style) else Style(style) for style in given]
+    total = sum(style.weight for style in found)
     if not total > 0:
         raise ValueError("expected at least one style with a weight above 0")
-    return tuple(replace(style, weight=style.weight / total) for style in styles)
+    return tuple(replace(style, weight=style.weight / total) for style in found)
 
 
 def as_regions(styles) -> tuple[Region, ...]:
@@ -212,7 +210,8 @@ def save_style(
 def load_style(path: str | Path) -> SavedStyle:
     """Return a style from a file of `save_style`; raises FileNotFoundError, and ValueError for other kinds of files."""
     tensors, about = read_tensors(path, FORMAT)
-    palette, statistics = tensors.pop("palette").float() / 255, {}
+    palette = tensors.pop("palette").float() / 255
+    statistics: dict[int, dict[str, Tensor]] = {}
     for key, values in tensors.items():
         size, layer = key.split("/")
         statistics.setdefault(int(size), {})[layer] = values

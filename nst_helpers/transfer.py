@@ -13,7 +13,7 @@ from torch import Tensor
 from . import validate
 from .engine import pick_engine
 from .files.progress import device_name, progress_bar
-from .images import resize
+from .images import resize, sides
 from .objective import Evaluation, Objective, Problem
 from .optimizers import OPTIMIZERS
 from .provenance import check_sources, recipe_of, settings_of, sources_of
@@ -106,9 +106,9 @@ class StyleTransfer:
         self.engine = objects.get("engine") or pick_engine(self.network, given.engine, given.precision)
         if getattr(self.engine, "network", None) is not self.network:
             raise ValueError("engine: expected a name, or an Engine of this run's network")
-        quality = QUALITIES[validate.one_of("quality", quality, QUALITIES)]
-        self._settings = given.chosen(self.network, self.engine, *content_image.shape[2:], quality)
-        self._steering, self._unit = threading.Lock(), None
+        plan = QUALITIES[validate.one_of("quality", quality, QUALITIES)]
+        self._settings = given.chosen(self.network, self.engine, *sides(content_image), plan)
+        self._steering, self._unit = threading.Lock(), math.nan
         self.problem = Problem.of(self.content_image, self.regions, self._settings, self.network)
         self.problem.check(self._settings.sizes, self.network, given.style_loss)
         if recipe is not None:
@@ -143,7 +143,7 @@ class StyleTransfer:
 
         The first access takes two evaluations.
         """
-        if self._unit is None:
+        if math.isnan(self._unit):
             objective = self._objective if self.state.level == 0 else self._objective_at(0, 0)
             self._unit = objective.balance_unit(self._start_image("noise", 0.0, objective), self.settings)
             self.engine.low_precision = self._is_low(self.state.size_step)
@@ -296,8 +296,8 @@ class StyleTransfer:
         state.step += 1
         state.size_step += 1
         place = state.step, settings.sizes[state.level], state.size_step
-        record = Record(*place, settings, *now.losses, rolled_back, now.image, self._objective.compositing)
-        state.history.append(replace(record, _image=None, _compositing=None))
+        record = Record(*place, settings, *now.losses, rolled_back, (now.image, self._objective.compositing))
+        state.history.append(replace(record, _source=None))
         return record
 
     def _next_size(self) -> None:
@@ -318,8 +318,8 @@ class StyleTransfer:
 
     def _start_image(self, start: str, noise: float, objective: Objective) -> Tensor:
         styles = [[(style.weight, style.picture) for style in region.styles] for region in self.problem.regions]
-        start = self.start_image if start == IMAGE else start
-        return start_image(start, objective.content_image, styles, objective.masks, noise, self.settings.seed)
+        begin = self.start_image if start == IMAGE and self.start_image is not None else start
+        return start_image(begin, objective.content_image, styles, objective.masks, noise, self.settings.seed)
 
     def _displayed(self, image: Tensor) -> Tensor:
         return self._objective.compositing.display(image).to("cpu", copy=True)

@@ -1,7 +1,7 @@
 """VGG-16 and VGG-19 (Simonyan and Zisserman 2015) as feature extractors: named layers, no classifier."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ class Stage(NamedTuple):
 
     conv: str
     relu: str
-    pool: str | None
+    pool: str  # "" inside a block
 
 
 class L2Pool2d(nn.Module):
@@ -40,8 +40,8 @@ class VGG(nn.Sequential):
 
     Args:
         name: "vgg16" or "vgg19".
-        pooling: "max", as in training; "average", which gives slightly more appealing results according to Gatys et
-            al. 2016 (section 2); or "l2", the root mean square, which lies between the two.
+        pooling: "max", as in training; "average", slightly more appealing according to Gatys et al. 2016 (section 2);
+            or "l2", the root mean square, between the two.
         padding: of the convolutions: "zeros", as in training; "reflect" or "replicate", which avoid a dark frame around
             the picture.
         inputs: "standardized", as `preprocess` returns them and as in training; or "255": values from 0 to 255 less the
@@ -53,6 +53,9 @@ class VGG(nn.Sequential):
     `stages`, `stride`, `channels`, `block` and `min_side` describe the geometry. No other module parses layer names.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str, pooling: str = "max", padding: str = "zeros", inputs: str = "standardized"):
         super().__init__()
         self.name, self.note = validate.one_of("network", name, BLOCKS), ""
@@ -62,7 +65,7 @@ class VGG(nn.Sequential):
         channels_in = 3
         for block, (convolutions, channels_out) in enumerate(zip(BLOCKS[name], CHANNELS, strict=True), start=1):
             for index in range(1, convolutions + 1):
-                convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, padding_mode=padding)
+                convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, padding_mode=cast(Any, padding))
                 self.add_module(f"conv{block}_{index}", convolution)
                 self.add_module(f"relu{block}_{index}", nn.ReLU())
                 channels_in = channels_out
@@ -94,11 +97,11 @@ class VGG(nn.Sequential):
     @property
     def stages(self) -> list[Stage]:
         """The convolutions in order, each with its ReLU and, at the end of a block, its pooling."""
-        names = [*self._modules, ""]
+        names = zip(self._modules, [*self._modules][1:], [*self._modules, ""][2:], strict=False)
         return [
-            Stage(*names[i : i + 2], names[i + 2] if names[i + 2].startswith("pool") else None)
-            for i in range(len(names) - 2)
-            if names[i].startswith("conv")
+            Stage(conv, relu, after if after.startswith("pool") else "")
+            for conv, relu, after in names
+            if conv.startswith("conv")
         ]
 
     @property

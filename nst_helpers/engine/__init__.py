@@ -19,7 +19,7 @@ from .plain import Maps, Plain
 
 ENGINES = ("auto", "plain", "direct", "winograd")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-_convolutions = WeakKeyDictionary()  # {network: {(layer, dtype, …): convolution}}, shared by runs to save memory
+_convolutions: WeakKeyDictionary[VGG, dict] = WeakKeyDictionary()  # {network: {(layer, dtype, …): convolution}}, shared
 
 
 class Engine(Protocol):
@@ -90,6 +90,7 @@ def pick_engine(network: VGG, engine: str = "auto", precision: str = "auto") -> 
     """
     validate.one_of("engine", engine, ENGINES)
     validate.one_of("precision", precision, PRECISIONS)
+    engines: list[Engine]
     if network.padding != "zeros" and engine in ("auto", "plain"):
         engines = [Plain(network, f", since the padding is {network.padding}")]
     elif network.padding != "zeros":

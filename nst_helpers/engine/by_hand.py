@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,13 +27,13 @@ class Trace:
     """Data of a stage that the backward pass needs."""
 
     stage: Stage
-    convolution: object
+    convolution: Any  # a `DirectConvolution`, or one of `winograd`
     shape: torch.Size  # height and width of the input
-    mask: Tensor | None = None
-    mode: int = RELU
-    pooled: bool = False
-    argmax: Tensor | None = None  # indices of the maxima, if pooling was not fused with ReLU
-    output: Tensor | None = None  # of L2 pooling
+    mask: Tensor
+    mode: int
+    pooled: bool
+    argmax: Tensor | None  # indices of the maxima, if pooling was not fused with ReLU
+    output: Tensor | None  # of L2 pooling
 
 
 @dataclass
@@ -108,28 +109,28 @@ class ByHand:
             convolution = self.convolution(stage.conv, *x.shape[2:])
             low = self.low_precision and self.network.block(stage.conv) >= LOW_PRECISION_FROM
             dtype = self.dtype if low else FORWARD.get(self.dtype, self.dtype)
-            pooled = stage.pool is not None and self._depth[stage.pool] <= deepest
+            pooled = stage.pool != "" and self._depth[stage.pool] <= deepest
             if pooled and min(x.shape[2:]) < 2:
                 raise ValueError(f"expected a larger picture for {stage.pool}, whose input is {tuple(x.shape[2:])}")
-            trace = Trace(stage, convolution, x.shape[2:], pooled=pooled)
-            tape.traces.append(trace)
+            shape, mode, argmax, output = x.shape[2:], RELU, None, None
             both = not wanted & {stage.conv, stage.relu} and convolution.fuses_pooling
             if pooled and both and self.network.pooling == "max":
-                x, trace.mask = convolution.forward_pooled(x, self.buffers, dtype)
-                trace.mode = MAX
+                x, mask = convolution.forward_pooled(x, self.buffers, dtype)
+                mode = MAX
             else:
-                x, trace.mask = convolution.forward(x, self.buffers, dtype, stage.conv not in wanted)
+                x, mask = convolution.forward(x, self.buffers, dtype, stage.conv not in wanted)
                 if stage.conv in wanted:
                     take(stage.conv, x)
-                    x.relu_(), trace.mask.relu_()
-                take(stage.relu, x, trace.mask)
+                    x.relu_(), mask.relu_()
+                take(stage.relu, x, mask)
                 if pooled and self.network.pooling == "max":
-                    x, trace.argmax = max_pool2d(x, 2, return_indices=True)
+                    x, argmax = max_pool2d(x, 2, return_indices=True)
                 elif pooled and self.network.pooling == "average":
                     x = avg_pool2d(x, 2)
-                    trace.mode = AVERAGE if both else RELU
+                    mode = AVERAGE if both else RELU
                 elif pooled:
-                    x = trace.output = getattr(self.network, stage.pool)(x)
+                    x = output = getattr(self.network, stage.pool)(x)
+            tape.traces.append(Trace(stage, convolution, shape, mask, mode, pooled, argmax, output))
             if pooled:
                 take(stage.pool, x)
         return maps, grams, tape
@@ -137,40 +138,43 @@ class ByHand:
     def backward(self, tape: Tape, maps: Maps, grams: Maps) -> Tensor:
         """Return the gradient of the normalized image from the gradients of feature maps and Gram matrices."""
         grams = {layer: (D + D.mT) / positions(tape.rows[layer], tape.request, layer) for layer, D in grams.items()}
-        scale, shares = 1.0, self._shares(tape, maps, grams) if self.dtype == torch.float16 else {}
+        scale: Tensor | float = 1.0
+        shares = self._shares(tape, maps, grams) if self.dtype == torch.float16 else {}
 
         def added(g: Tensor | None, layer: str, height: int, width: int) -> Tensor | None:
             """Return g plus the gradient of the losses in a layer."""
             if layer in maps:
                 given = (maps[layer] * scale).to(self.dtype)
                 g = given.contiguous(memory_format=torch.channels_last) if g is None else g.add_(given)
-            if layer in grams and g is None:
-                g = tape.rows[layer].new_zeros(1, height, width, tape.rows[layer].shape[1]).permute(0, 3, 1, 2)
             if layer in grams:
+                if g is None:
+                    g = tape.rows[layer].new_zeros(1, height, width, tape.rows[layer].shape[1]).permute(0, 3, 1, 2)
                 D = (grams[layer] * scale).to(self.dtype)
                 add_gradient(rows_of(g), tape.rows[layer], D, tape.request, layer)
             return g
 
-        g = None
+        g: Tensor | None = None
         for trace in reversed(tape.traces):
             stage, mode, mask, (height, width) = trace.stage, trace.mode, trace.mask, trace.shape
-            if self.dtype == torch.float16 and (g is None or stage.pool is not None):
+            if self.dtype == torch.float16 and (g is None or stage.pool):
                 g, scale = _rescaled(g, scale, shares.pop(self.network.block(stage.conv), []))
             if trace.pooled:
                 g = added(g, stage.pool, height // 2, width // 2)
                 if g is not None and trace.argmax is not None:
-                    g = max_unpool2d(g, trace.argmax, 2, output_size=(height, width))
+                    g = max_unpool2d(g, trace.argmax, [2, 2], output_size=[height, width])
                 elif g is not None and mode == RELU:
                     g = g / 4 if trace.output is None else (g / (4 * trace.output)).to(self.dtype)
                     g = pad(interpolate(g, scale_factor=2), (0, width % 2, 0, height % 2))
                     g = g if trace.output is None else g * mask
                 g = None if g is None else g.contiguous(memory_format=torch.channels_last)
             g = added(g, stage.relu, height, width)
-            if stage.conv in maps or stage.conv in grams:
+            last = stage.conv in maps or stage.conv in grams
+            if last:
                 g = added(None if g is None else g * (mask > 0), stage.conv, height, width)
-                mode, mask = OPEN, None
             if g is not None:
-                g = trace.convolution.backward(g, mask, mode, (height, width), self.buffers)
+                passing = (None, OPEN) if last else (mask, mode)
+                g = trace.convolution.backward(g, *passing, (height, width), self.buffers)
+        assert g is not None  # autograd calls this only if there is a gradient
         return g / scale
 
     def _shares(self, tape: Tape, maps: Maps, grams: Maps) -> dict[int, list[Tensor]]:

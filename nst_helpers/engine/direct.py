@@ -19,7 +19,7 @@ class DirectConvolution:
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype):
         self.weight, self.bias, self.dtype = weight, bias, dtype
-        self._known = {}
+        self._known: dict[tuple[torch.dtype, bool], Tensor] = {}
 
     def _weight(self, dtype: torch.dtype, transposed: bool = False) -> Tensor:
         if (dtype, transposed) not in self._known:

@@ -37,16 +37,16 @@ def gram_of(rows: Tensor) -> Tensor:
 
 def moments(rows: Tensor, request: Request, layer: str) -> Tensor:
     """Return the Gram matrices (R, C, C) of a layer's parts, augmented by the means if requested."""
-    if request.parts is None and not request.means:
-        return gram_of(rows)
+    if request.parts is None:
+        gram = gram_of(rows)
+        return augmented(gram, rows.sum(0, dtype=torch.float32)[None] / len(rows)) if request.means else gram
     grams = []
-    for part in [None] if request.parts is None else request.parts[layer]:
-        root = None if part is None else part.weights.sqrt().to(rows.dtype)[:, None]
-        chosen = rows if part is None else rows[part.positions] * root
+    for part in request.parts[layer]:
+        root = part.weights.sqrt().to(rows.dtype)[:, None]
+        chosen = rows[part.positions] * root
         gram = gram_of(chosen)
         if request.means:
-            total = (chosen if part is None else chosen * root).sum(0, dtype=torch.float32)
-            gram = augmented(gram, total[None] / len(chosen))
+            gram = augmented(gram, (chosen * root).sum(0, dtype=torch.float32)[None] / len(chosen))
         grams.append(gram)
     return torch.cat(grams)
 

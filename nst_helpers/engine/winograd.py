@@ -14,7 +14,7 @@ b = 3/2, the rounding errors of bfloat16 are less than half as large.
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..images import sides
 from . import kernels
 from .kernels import OPEN, PATCH, TAPS, TILE
 
@@ -47,7 +48,7 @@ class BufferPool:
 
     def __init__(self):
         self._scratch = [torch.empty(0, dtype=torch.uint8)] * 2
-        self._persistent = {}
+        self._persistent: dict[object, Tensor] = {}
 
     def start_pass(self) -> None:
         """Start a forward pass with two free scratch buffers; the first and largest feature maps get the larger one."""
@@ -81,7 +82,7 @@ class Convolution:
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype):
         self.weight, self.bias, self.dtype = weight, bias.numpy(), dtype
-        self._known = {}
+        self._known: dict[torch.dtype | str, Tensor] = {}
 
     def _filters(self, key: torch.dtype | str) -> Tensor:
         if key not in self._known:
@@ -98,7 +99,7 @@ class Convolution:
         def write(M: np.ndarray, *at: int) -> None:
             kernels.outputs(M, self.bias, lowest, *into, *at)
 
-        convolve(x, None, OPEN, x.shape[2:], self._filters(dtype), write)
+        convolve(x, None, OPEN, sides(x), self._filters(dtype), write)
         return y, kept
 
     def forward_pooled(self, x: Tensor, buffers: BufferPool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -110,7 +111,7 @@ class Convolution:
         def write(M: np.ndarray, *at: int) -> None:
             kernels.pooled_outputs(M, self.bias, *into, *at)
 
-        convolve(x, None, OPEN, x.shape[2:], self._filters(dtype), write)
+        convolve(x, None, OPEN, sides(x), self._filters(dtype), write)
         return y, argmax
 
     def backward(
@@ -129,7 +130,7 @@ class Convolution:
 
     def _outputs(self, x: Tensor, buffers: BufferPool) -> tuple[Tensor, Tensor, tuple[np.ndarray, np.ndarray]]:
         """Return buffers for the output in float32 and for the copy in `dtype`, and both as arrays for `kernels`."""
-        size = *x.shape[2:], len(self.bias)
+        size = x.shape[2], x.shape[3], len(self.bias)
         kept = buffers.persistent(self, *size, self.dtype)
         if self.dtype == torch.float32:
             return kept, kept, (_bits(kept), NOTHING)
@@ -156,9 +157,9 @@ class FirstConvolution(Convolution):
     ) -> Tensor:
         out = np.empty((*shape, 3), F)
         weight = self.weight.permute(0, 2, 3, 1).flatten(1)
-        weight = pad(weight, (0, TAPS - weight.shape[1])).numpy()
-        g, mask = _bits(g), _bits(g if mask is None else mask)
-        _in_threads(shape[0], ROWS, lambda *rows: kernels.first_gradient(g, mask, mode, weight, out, *rows))
+        padded = pad(weight, (0, TAPS - weight.shape[1])).numpy()
+        bits = _bits(g), _bits(g if mask is None else mask)
+        _in_threads(shape[0], ROWS, lambda *rows: kernels.first_gradient(*bits, mode, padded, out, *rows))
         return torch.from_numpy(out).permute(2, 0, 1)[None]
 
 
@@ -175,11 +176,11 @@ def convolve(
 ) -> None:
     """Convolve x, masked according to `mode`, and call `write(M, first, across)` with the products of some tiles."""
     down, across = -(-shape[0] // TILE), -(-shape[1] // TILE)
-    x, mask = _bits(x), _bits(x if mask is None else mask)
+    bits = _bits(x), _bits(x if mask is None else mask)
 
     def work(first: int, stop: int) -> None:
         V, M = _scratch(stop - first, filters)
-        kernels.patches(x, mask, mode, _bits(V), first, across)
+        kernels.patches(*bits, mode, _bits(V), first, across)
         torch.bmm(V, filters, out=M)
         write(_bits(M), first, across)
 
@@ -214,7 +215,7 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
 _own = threading.local()
 
 
-def _scratch(tiles: int, filters: Tensor) -> Iterator[Tensor]:
+def _scratch(tiles: int, filters: Tensor) -> tuple[Tensor, Tensor]:
     """Return the thread's scratch memory for V (36, tiles, C_in) and M (36, tiles, C_out)."""
     elements, channels_in, channels_out = filters.shape
     size = elements * tiles * (channels_in + channels_out) * filters.itemsize

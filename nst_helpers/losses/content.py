@@ -14,9 +14,8 @@ def self_similarity_loss(target_maps: Tensor, content_maps: Tensor, pool: int = 
         target_maps, content_maps: feature maps (1, C, H', W').
         pool: side, in positions, of the average pooling that is applied first.
 
-    Self-similarity: D_ij = 1 − cos(F_i, F_j) for all pairs of positions, each column divided by its mean. The loss is
-    mean |D − D'| over all n² pairs, so that it does not depend on n (Kolkin et al. 2019 divide by n² once more). It
-    leaves colors and textures free, and keeps which positions are similar to which.
+    D_ij = 1 − cos(F_i, F_j) for all pairs of the n positions, each column divided by its mean. Loss: mean |D − D'| over
+    n² pairs (Kolkin et al. 2019 divide by n² once more). It leaves colors and textures free.
     """
 
     def distances(maps: Tensor) -> Tensor:

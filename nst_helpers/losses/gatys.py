@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from functools import reduce
 from operator import add
 
+import torch
 from torch import Tensor
 
 CONTENT_LAYER = "relu4_2"
@@ -61,10 +62,11 @@ def style_loss(
     The mean is over B·C·C. With G and A divided by H·W this is Gatys et al. 2016, equations 4 and 5, exactly:
     E_l = Σ (G − A)² / (4 N_l² M_l²) with undivided G and A. Raises KeyError where a layer lacks features or a Gram.
     """
-    return sum(
+    losses = [
         weight * gram_distance(gram_matrix(target_features[layer]), style_grams[layer], layer)
         for layer, weight in style_weights.items()
-    )
+    ]
+    return torch.stack(losses).sum()
 
 
 def gram_distance(target_gram: Tensor, style_gram: Tensor, layer: str = "a layer") -> Tensor:

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, normalize
 
-from .gatys import gram_distance
+from .gatys import gram_distance, weighted_sum
 
 MAX_POSITIONS = 4096  # of a feature map whose positions are compared pairwise; larger maps are average-pooled
 RIDGE = 1e-4  # added to variances, so that their roots have a gradient
@@ -39,13 +39,13 @@ class StyleLoss(Protocol):
 
     def blend(self, statistics: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
         """Return the weighted mean of several styles' statistics; `shares` add up to 1."""
-        return sum(share * one for share, one in zip(shares, statistics, strict=True))
+        return weighted_sum(zip(shares, statistics, strict=True))
 
-    def target(self, statistics: Tensor) -> object:
+    def target(self, statistics: Tensor) -> Any:
         """Return statistics prepared for `distance`: computations that need to be made only once."""
         return statistics
 
-    def distance(self, features: Tensor, target: object, mask: Tensor | None, pool: int) -> Tensor:
+    def distance(self, features: Tensor, target: Any, mask: Tensor | None, pool: int) -> Tensor:
         """Return the distance of a picture's features to a target, a scalar; `mask` and `pool` as in `statistics`."""
         raise NotImplementedError
 
@@ -88,7 +88,7 @@ class Wasserstein(StyleLoss):
         root = vectors * values.clamp_min(0).sqrt()[:, None] @ vectors.mT
         return mean, covariance.diagonal(dim1=1, dim2=2).sum(1), root.to(statistics)
 
-    def distance(self, features: Tensor, target: object, mask: Tensor | None, pool: int) -> Tensor:
+    def distance(self, features: Tensor, target: Any, mask: Tensor | None, pool: int) -> Tensor:
         mean, covariance = _normal(features)
         target_mean, target_trace, root = target
         trace = covariance.diagonal(dim1=1, dim2=2).sum(1)

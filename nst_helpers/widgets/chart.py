@@ -92,6 +92,6 @@ def _annotations(annotations: Sequence[Annotation], x) -> list[str]:
 def _apart(places: dict[str, float], distance: float = 13) -> dict[str, float]:
     """Return heights of labels, moved down where they would overlap."""
     moved, last = {}, -math.inf
-    for name in sorted(places, key=places.get):
-        last = moved[name] = max(places[name], last + distance)
+    for name, place in sorted(places.items(), key=lambda item: item[1]):
+        last = moved[name] = max(place, last + distance)
     return moved

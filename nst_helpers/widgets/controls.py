@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import ipywidgets as W
 
@@ -80,7 +81,7 @@ CONTROLS = (
 
 def settings_of(values: Mapping[str, float | str]) -> dict:
     """Return the settings of `StyleTransfer` for the values of all controls."""
-    settings = {}
+    settings: dict[str, Any] = {}
     for control in CONTROLS:
         if control.layer:
             settings.setdefault(control.name, {})[control.layer] = values[control.key]

@@ -111,6 +111,7 @@ class History:
             self.annotations.append(Annotation(annotated, ", ".join([*texts.values(), *events])))
             self._gesture = None if events else gesture, texts  # nothing is added to the annotation of a new size
         weighted = record.settings.alpha * record.content, record.settings.beta * record.style
+        assert record.image is not None  # a record from `StyleTransfer.step`
         self.latest = Snapshot(step, record.size, record.total, record.image)
         if step % self._losses_every == 0 or record.size_step == 1:
             self.losses.append(LossPoint(step, record.total, *weighted))

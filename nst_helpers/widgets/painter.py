@@ -8,6 +8,7 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -51,11 +52,14 @@ class Painter:
         self.network, self.settings, self.changed = network, settings, changed
         self.run: StyleTransfer | None = None
         self.history = History()
-        self.state, self.note, self.error, self.seconds_a_step = "idle", "", None, 0.0
+        self.state, self.note, self.seconds_a_step = "idle", "", 0.0
+        self.error: Exception | None = None
         self.balance_unit: float | None = None  # of the run: see `StyleTransfer.balance_unit`
         self._single = False
-        self._gesture, self._steered, self._steered_at = 0, set(), 0.0  # number of the gesture; names it set; time
-        self._commands, self._at_rest, self._wake = queue.SimpleQueue(), threading.Event(), threading.Event()
+        self._gesture, self._steered_at = 0, 0.0  # number of the current gesture, and the time of its latest change
+        self._steered: set[str] = set()  # the settings that it changed
+        self._commands: queue.SimpleQueue[tuple] = queue.SimpleQueue()
+        self._at_rest, self._wake = threading.Event(), threading.Event()
         self._at_rest.set()
         if threaded:
             keep_calling(self.turn, self._wake, "painter")
@@ -167,13 +171,14 @@ class Painter:
             self._wake.set()
 
     def _step(self) -> None:
-        began, gesture = time.perf_counter(), self._gesture
-        record = self.run.step()
+        began, gesture, run = time.perf_counter(), self._gesture, self.run
+        assert run is not None  # while painting
+        record = run.step()
         took = time.perf_counter() - began
         self.seconds_a_step = took if record.size_step <= 2 else 0.8 * self.seconds_a_step + 0.2 * took
-        self.history.add(self.run, record, gesture)
-        if self.run.done or self._single:
-            self._rest("done" if self.run.done else "paused")
+        self.history.add(run, record, gesture)
+        if run.done or self._single:
+            self._rest("done" if run.done else "paused")
         else:
             self.changed()
 
@@ -197,7 +202,7 @@ class Painter:
         """Begin a segment with the current settings, from a start, or from the current image if it is None."""
         if not isinstance(self.network, VGG):
             self.network = load_vgg(self.network, device=self.settings.get("device"))
-        self.error = None
+        self.error, latest = None, self.history.latest
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             self.run = StyleTransfer(
@@ -206,7 +211,7 @@ class Painter:
                 network=self.network,
                 sizes=sizes,
                 steps=steps,
-                start=self.history.latest.image if start is None else start,
+                start=latest.image if start is None and latest is not None else start,
                 **self.settings,
             )
         self.note = "; ".join(dict.fromkeys(str(warning.message) for warning in caught))
@@ -250,7 +255,7 @@ class Painter:
         self._rest("idle")
 
 
-def keep_calling(method: Callable[[], bool | None], wake: threading.Event, name: str) -> None:
+def keep_calling(method: Any, wake: threading.Event, name: str) -> None:
     """Call a bound method repeatedly in a thread: immediately if it returned True, after `wake` if False; None ends it.
 
     The thread has a weak reference to the method's object. It also ends when that is deleted, and when Python exits.
@@ -258,13 +263,13 @@ def keep_calling(method: Callable[[], bool | None], wake: threading.Event, name:
     weak, ended = weakref.WeakMethod(method), threading.Event()
 
     def work() -> None:
-        again = True
+        again: bool | None = True
         while again is not None and not ended.is_set():
             if not again:
                 wake.wait()
                 wake.clear()
             call = weak()
-            again = call and call()
+            again = None if call is None else call()
             del call
 
     def end() -> None:

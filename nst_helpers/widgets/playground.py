@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as W
 import torch
@@ -80,12 +81,14 @@ class Playground:
             earlier.close()
         Playground._current = weakref.ref(self)
         self.app, self._threaded = app, "google.colab" not in sys.modules
-        self._jobs, self._fresh, self._drawing = queue.SimpleQueue(), threading.Event(), threading.RLock()
+        self._jobs: queue.SimpleQueue[tuple[Callable, tuple]] = queue.SimpleQueue()
+        self._fresh, self._drawing = threading.Event(), threading.RLock()
         self._uploaded: set[str] = set()  # which of the images
         self._chosen: Snapshot | None = None  # with the timeline
         self._places: tuple[Snapshot, ...] = ()  # the snapshots at the timeline's positions
         self._timeline_used: float | None = None  # time of the latest input; None once the page shows its effect
-        self._drawn, self._message = {}, ""
+        self._drawn: dict[W.Widget, object] = {}  # {widget: what its content was made from}
+        self._message = ""
         self._last_beat = self._last_call = time.monotonic()  # heartbeat of an app's page, and request to begin one
         self._left = False  # whether the page was closed during a painting
         changed = weakref.WeakMethod(self._changed)
@@ -152,11 +155,10 @@ class Playground:
 
     def back(self) -> None:
         """Continue from the snapshot that the timeline shows, or from the last but one; delete everything after it."""
-        snapshots = self.painter.history.snapshots
-        snapshot = self._chosen or (snapshots[-2:] or [None])[0]
-        if snapshot is not None:
+        earlier = self.painter.history.snapshots[-2:]
+        if self._chosen is not None or earlier:
+            self.painter.back(self._chosen or earlier[0], self.panel.steps.value)
             self._chosen = None
-            self.painter.back(snapshot, self.panel.steps.value)
 
     def reset(self) -> None:
         """Delete the painting; the settings stay."""
@@ -167,6 +169,7 @@ class Playground:
         """Save the displayed image as PNG, with its recipe and code embedded; return None if there is none."""
 
         def write(path: Path, history: History, shown: Snapshot) -> Path:
+            assert self.painter.run is not None  # there is an image
             recipe = {"code": self._code(shown), "step": shown.step} | self.painter.run.recipe
             return save_image(shown.image, path, recipe=recipe)
 
@@ -206,7 +209,8 @@ class Playground:
             pass
         self.painter.wait(timeout)
         self._refresh()
-        return None if self.shown is None else show_grid(*self._images.values(), self.shown.image)
+        shown = self.shown
+        return None if shown is None else show_grid(self._images["content"], self._images["style"], shown.image)
 
     @property
     def shown(self) -> Snapshot | None:
@@ -238,7 +242,7 @@ class Playground:
         for widget in (self.panel.wipe, self.panel.zoom, self.panel.across, self.panel.down):
             self._on(widget, lambda self, _: None)  # redraws, as every input does
 
-    def _on(self, widget: W.Widget, do: Callable[["Playground", object], None]) -> None:
+    def _on(self, widget: W.Widget, do: Callable) -> None:
         """Call `do(playground, value)` when a widget changes or is clicked."""
         call = self._weakly(do)
         if isinstance(widget, W.Button):
@@ -246,7 +250,7 @@ class Playground:
         else:
             widget.observe(lambda change: call(change["new"]), "value")
 
-    def _weakly(self, do: Callable[["Playground", object], None]) -> Callable[[object], None]:
+    def _weakly(self, do: Callable) -> Callable[[Any], None]:
         """Return a function that calls `do(playground, value)`, with a weak reference to the playground."""
         weak = weakref.ref(self)
 
@@ -314,7 +318,7 @@ class Playground:
     def _take(self, name: str, source: str | bytes, file_name: str | None = None) -> None:
         """Load another content or style image, and sketch."""
         self._images[name] = _load(source)
-        self._names[name] = file_name or source
+        self._names[name] = file_name or str(source)
         (self._uploaded.add if file_name else self._uploaded.discard)(name)
         self.panel.pictures[name].value = source if source in self.panel.pictures[name].options else CUSTOM
         self._chosen = None
@@ -380,7 +384,9 @@ class Playground:
         alt = f"{caption}, loss {shown.loss:.3g}" if shown else caption
         wiped = (shown, id(history), part, self.panel.wipe.value)
         self._put(
-            self.panel.views["output"], wiped, lambda: figure(shown and crop(self._wiped(shown), *part), caption, alt)
+            self.panel.views["output"],
+            wiped,
+            lambda: figure(crop(self._wiped(shown), *part) if shown else None, caption, alt),
         )
         self._put(
             self.panel.chart,
@@ -438,10 +444,10 @@ class Playground:
     # Saving
 
     def _code(self, shown: Snapshot) -> str:
-        expressions = (
+        content, style = (
             _expression(name, self._names[name], image, name in self._uploaded) for name, image in self._images.items()
         )
-        return self.painter.history.code(*expressions, shown.step)
+        return self.painter.history.code(content, style, shown.step)
 
     def _save(self, suffix: str, write: Callable[[Path, History, Snapshot], Path]) -> Path | None:
         """Write a new file and show its path; in the app, offer it for download instead."""
@@ -452,8 +458,9 @@ class Playground:
         stems = "_".join(Path(name).stem for name in self._names.values())
         name = f"{stems}_{shown.step:04}"
         if self.app:
-            with tempfile.TemporaryDirectory() as folder:
-                data = base64.b64encode(write(Path(folder) / f"painting{suffix}", history, shown).read_bytes()).decode()
+            with tempfile.TemporaryDirectory() as temporary:
+                path = write(Path(temporary) / f"painting{suffix}", history, shown)
+                data = base64.b64encode(path.read_bytes()).decode()
             kind = {".png": "image/png", ".gif": "image/gif", ".mp4": "video/mp4"}[suffix]
             self._message = (
                 f'<a download="{escape(name)}{suffix}" href="data:{kind};base64,{data}">Download {suffix}</a>'
@@ -470,7 +477,8 @@ class Playground:
 
 
 def _time_lapse(path: Path, history: History, shown: Snapshot) -> Path:
-    return save_animation([*(snapshot.image for snapshot in history.snapshots), history.latest.image], path)
+    last = [history.latest.image] if history.latest else []
+    return save_animation([snapshot.image for snapshot in history.snapshots] + last, path)
 
 
 def _load(source: str | Path | bytes | Tensor) -> Tensor:
