@@ -30,8 +30,9 @@ import nst_helpers as nst
 
 
 def with_badges(text: str) -> str:
-    """Return a text with the addresses of its Colab badges pointing at REPOSITORY."""
-    return re.sub(r"(colab\.research\.google\.com/github/)[^/]+/[^/]+/", rf"\g<1>{REPOSITORY}/", text)
+    """Return a text whose Colab badges and `git clone` commands use REPOSITORY."""
+    places = r"(colab\.research\.google\.com/github/|git clone https://github\.com/)[\w.-]+/[\w.-]+"
+    return re.sub(places, rf"\g<1>{REPOSITORY}", text)
 
 
 def symbols() -> str:
