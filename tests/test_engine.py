@@ -8,6 +8,7 @@ import threading
 
 import pytest
 import torch
+from oracles import gram
 from torch.nn.functional import conv2d, cosine_similarity, max_pool2d
 
 import nst_helpers as nst
@@ -15,15 +16,10 @@ from nst_helpers import engine
 from nst_helpers.engine import by_hand, direct, kernels, moments, pick_engine, winograd
 from nst_helpers.masks import parts_of
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("winograd_for_small_pictures")]
 
 EXACT, HALF = "float32", "bfloat16"
 PAIRS = [("hopper", "night"), ("coffee", "dusk"), ("rocket", "facets")]
-
-
-@pytest.fixture(autouse=True)
-def winograd_for_small_pictures(monkeypatch):
-    monkeypatch.setattr(winograd, "MIN_TILES", 1)
 
 
 @pytest.fixture
@@ -64,8 +60,7 @@ def oracle(network, image, targets, layers, gram_layers):
 
 
 def naive_gram(maps):
-    rows = maps[0].flatten(1)
-    return (rows @ rows.T / rows.shape[1])[None]
+    return gram(maps[0].flatten(1))[None]
 
 
 def loss_of(maps, grams, targets):

@@ -1,42 +1,11 @@
 import itertools
-import re
-import xml.etree.ElementTree as ElementTree
 
 import pytest
 import torch
 
 import nst_helpers as nst
-from nst_helpers.widgets import chart
 from nst_helpers.widgets import history as histories
-from nst_helpers.widgets.history import Annotation, History, LossPoint
-
-
-@pytest.fixture
-def images(picture):
-    return picture(48, 64), picture(64, 64, seed=1)
-
-
-@pytest.fixture
-def paint(images, vgg16):
-    """Paints some steps into a history, as a segment of its own, and returns the last record."""
-
-    def segment(history, steps, start="content", settings=(), changes=(), sizes=(64,)):
-        run = nst.StyleTransfer(
-            *images,
-            network=vgg16,
-            sizes=sizes,
-            steps=[steps] * len(sizes),
-            start=start if start is not None else history.latest.image,
-            **dict(settings),
-        )
-        history.begin(run, start)
-        for record in run:
-            history.add(run, record)
-            for name, value in dict(changes).get(record.step, {}).items():
-                setattr(run, name, value)
-        return record
-
-    return segment
+from nst_helpers.widgets.history import History
 
 
 class TestHistory:
@@ -131,42 +100,3 @@ class TestHistory:
             (again,) = (snapshot for snapshot in history.snapshots if snapshot.step == step)
             assert torch.equal(names["image"], again.image)
             assert (tmp_path / "painting.png").exists()
-
-
-class TestChart:
-    def drawn(self, history):
-        svg = chart.loss_chart(history.losses, history.annotations)
-        root = ElementTree.fromstring(svg)
-        return root, ["".join(text.itertext()) for text in root.iter("text")]
-
-    def test_nothing_yet(self):
-        root, texts = self.drawn(History())
-        assert texts == []
-        assert "no step yet" in root.get("aria-label")
-
-    def test_curves_and_annotations(self, paint):
-        history = History()
-        record = paint(history, 12, changes={4: {"beta": 40.0}})
-        root, texts = self.drawn(history)
-        assert {"total", "α·content", "β·style", "64 px", "β 40", "step"} <= set(texts)
-        assert f"total {record.total:.3g}" in root.get("aria-label")
-        curves = [line.get("points").split() for line in root.iter("polyline")]
-        assert [len(curve) for curve in curves] == [12, 12, 12]
-        heights = [float(point.split(",")[1]) for point in curves[0]]
-        assert heights[3] < heights[2] + 20
-        assert heights[4] != heights[3]
-        assert all(
-            chart.TOP - 1 <= height <= chart.HEIGHT - chart.BOTTOM + 1
-            for curve in curves
-            for height in (float(point.split(",")[1]) for point in curve)
-        )
-        dashed = [path.get("d") for path in root.iter("path") if path.get("stroke-dasharray")]
-        assert len(dashed) == 2
-        assert [int(re.search(r"M(\d+)", path)[1]) for path in dashed] == [chart.LEFT, 205]
-
-    @pytest.mark.parametrize("losses", [(0.0, 0.0, 0.0), (5.0, 0.0, 5.0), (1e-9, 1e-9, 0.0), (1e30, 1.0, 1e30)])
-    def test_any_losses(self, losses):
-        points = [LossPoint(step, *losses) for step in (1, 2)]
-        svg = chart.loss_chart(points, [Annotation(1, "a < b & c")])
-        assert "nan" not in svg
-        ElementTree.fromstring(svg)

@@ -1,10 +1,7 @@
 """Every notebook, run as a reader runs it: as written (nbval), with parameters (papermill), and through the demo."""
 
 import ast
-import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 
@@ -13,32 +10,13 @@ import nbformat
 import papermill
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, code_cells, printed
 
 import nst_helpers as nst
-from nst_helpers.files import weights
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COURSE = [path for path in NOTEBOOKS if re.match("0[1-57-9]|1", path.name)]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-
-
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def printed(notebook, name="stdout"):
-    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
-    return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == name)
-
-
-@pytest.fixture(scope="session")
-def clone(tmp_path_factory):
-    """A copy of what a reader's clone holds, so that no test writes into this one."""
-    folder = tmp_path_factory.mktemp("clone")
-    for part in ("nst_helpers", "notebooks", "data"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    return folder
 
 
 @pytest.fixture
@@ -175,39 +153,6 @@ class TestQuickstart:
         assert done.returncode == 0, done.stderr[-3000:]
         assert (mine / "out.ipynb").exists()
         assert (mine.parent / "outputs" / "my_painting.jpg").exists()
-
-
-@pytest.mark.long
-def test_the_demo(clone, vgg16, tmp_path):
-    """`python -m nst_helpers.demo` with VGG-16 cached and nothing in reach: it says so, and paints well."""
-    cached = weights._features_path()
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    shutil.copy(cached, tmp_path / "hub" / "checkpoints" / cached.name)
-    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    done = subprocess.run(
-        [sys.executable, "-m", "nst_helpers.demo"],
-        cwd=clone,
-        env={**os.environ, **nowhere, "TORCH_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    outputs = clone / "outputs"
-    for name in ("quickstart.jpg", "quickstart_grid.jpg", "00_quickstart.ipynb"):
-        assert str(outputs / name) in done.stdout
-    said = (
-        r"with VGG-16, since VGG-19 is not available \(.+cannot be reached.+\)\. Steps: \d+ at 128 px, .+ at 512 px\."
-    )
-    assert re.search(said, done.stdout)
-    assert "step/s" in done.stdout  # the progress bar moved
-    assert re.search(r"step 20 \(128 px\): total [\d.]+, content [\d.]+, style [\d.]+", done.stdout)
-    assert re.search(r"Everything took \d+ s", done.stdout)
-    left = int(re.search(r"(\d+)% of the photograph's loss is left", done.stdout)[1])
-    assert left < 15
-    executed = nbformat.read(outputs / "00_quickstart.ipynb", as_version=4)
-    assert printed(executed, "stderr") == ""
-    assert "step/s" not in json.dumps(executed)
-    assert max(nst.load_image(outputs / "quickstart.jpg", size=None).shape[2:]) == 512
 
 
 @pytest.mark.slow

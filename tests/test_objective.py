@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 import torch
+from oracles import NAIVE, everywhere, features, gram, naive_gram
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nst_helpers as nst
-from nst_helpers.engine import winograd
 from nst_helpers.losses.style import STYLE_LOSSES
 from nst_helpers.masks import find_regions
 from nst_helpers.styles import Region, Style
@@ -16,10 +16,7 @@ WEIGHTS = {"relu1_1": 2.0, "relu2_1": 1.0, "conv3_1": 0.5}
 CONTENT = {"relu2_2": 1.0, "relu3_1": 0.5}
 ENGINES = ["plain", "direct", "winograd"]
 
-
-@pytest.fixture(autouse=True)
-def winograd_for_small_pictures(monkeypatch):
-    monkeypatch.setattr(winograd, "MIN_TILES", 1)
+pytestmark = pytest.mark.usefixtures("winograd_for_small_pictures")
 
 
 @pytest.fixture
@@ -50,68 +47,6 @@ def make_run(pictures, network, style=None, **settings):
     return nst.StyleTransfer(
         pictures[0], pictures[1] if style is None else style, network=network, sizes=(64,), **settings
     )
-
-
-def features(image, network, layers):
-    return {layer: maps[0].flatten(1) for layer, maps in nst.get_features(image.double(), network, layers).items()}
-
-
-def gram(F, t):
-    """Σ t F Fᵀ / Σ t, written with loops over nothing but what it says."""
-    return torch.einsum("ik,jk,k->ij", F, F, t) / t.sum()
-
-
-def moments(F, t):
-    mean = (F * t).sum(1) / t.sum()
-    centered = F - mean[:, None]
-    return mean, torch.einsum("ik,jk,k->ij", centered, centered, t) / t.sum()
-
-
-def naive_gram(F, t, S, s):
-    return (gram(F, t) - gram(S, s)).square().mean() / 4
-
-
-def naive_mean_std(F, t, S, s):
-    (m, C), (n, D) = moments(F, t), moments(S, s)
-    return (m - n).square().mean() + ((C.diag() + 1e-4).sqrt() - (D.diag() + 1e-4).sqrt()).square().mean()
-
-
-def naive_wasserstein(F, t, S, s):
-    (m, C), (n, D) = moments(F, t), moments(S, s)
-    C, D = (matrix + 1e-4 * torch.eye(len(matrix)) for matrix in (C, D))
-    # the eigenvalues of C D are those of √D C √D
-    cross = torch.linalg.eigvals(C.detach() @ D.detach()).real.clamp_min(0).sqrt().sum()
-    return ((m - n).square().sum() + C.trace() + D.trace() - 2 * cross) / len(m)
-
-
-def naive_sliced(F, t, S, s):
-    generator = torch.Generator().manual_seed(len(F))
-    directions = torch.randn(min(64, len(F)), len(F), generator=generator).double()
-    total = 0
-    for direction in directions / directions.norm(dim=1, keepdim=True):
-        a, b = (direction @ F[:, t >= t.max() / 2]).sort().values, (direction @ S).sort().values
-        at = torch.linspace(0, len(b) - 1, len(a)).double()
-        low = at.floor().long().clamp(max=len(b) - 2)
-        total += (a - (b[low] + (at - low) * (b[low + 1] - b[low]))).square().mean()
-    return total / len(directions)
-
-
-def naive_nearest(F, t, S, s):
-    best = [max(torch.cosine_similarity(f, g, 0) for g in S.T[s > 0]) for f in F.T]
-    return ((1 - torch.stack(best)) * t).sum() / t.sum()
-
-
-NAIVE = {
-    "gram": naive_gram,
-    "mean_std": naive_mean_std,
-    "wasserstein": naive_wasserstein,
-    "sliced_wasserstein": naive_sliced,
-    "nearest": naive_nearest,
-}
-
-
-def everywhere(F):
-    return torch.ones(F.shape[1]).double()
 
 
 class TestStyleLosses:
@@ -189,6 +124,23 @@ class TestContentLosses:
         assert dict(first.settings.content_weights) == CONTENT
         with pytest.raises(ValueError, match=r"content_weights: expected layers .* .relu2_2, relu3_1., got relu5_1"):
             run.content_weights = {"relu5_1": 1.0}
+
+
+class TestTotalVariation:
+    @pytest.mark.parametrize("power", [1, 2])
+    def test_power(self, power, pictures, image, vgg16):
+        run = make_run(pictures, vgg16, tv=f"l{power}", tv_weight=3.0)
+        across, down = image[..., 1:] - image[..., :-1], image[..., 1:, :] - image[..., :-1, :]
+        expected = (across.abs() ** power).mean() + (down.abs() ** power).mean()
+        total, content, style, variation = run.evaluate(image, run.settings).losses
+        assert variation == pytest.approx(expected.item(), rel=1e-5)
+        assert total == pytest.approx(content + 10 * style + 3 * variation, rel=1e-5)
+
+    def test_bad_power(self, pictures, vgg16):
+        with pytest.raises(ValueError, match="tv: expected one of l1, l2, got 'l3'"):
+            make_run(pictures, vgg16, tv="l3")
+        with pytest.raises(ValueError, match="power: expected 1 or 2, got 3"):
+            nst.total_variation_loss(pictures[0], 3)
 
 
 class TestSeveralStyles:
@@ -342,23 +294,6 @@ class TestRegions:
             Region(torch.tensor([0.0, 255.0]).expand(1, 1, 48, 2), pictures[1])
         with pytest.raises(ValueError, match="only styles or only regions"):
             make_run(pictures, vgg16, [Region(mask, pictures[1]), pictures[2]])
-
-
-class TestTotalVariation:
-    @pytest.mark.parametrize("power", [1, 2])
-    def test_power(self, power, pictures, image, vgg16):
-        run = make_run(pictures, vgg16, tv=f"l{power}", tv_weight=3.0)
-        across, down = image[..., 1:] - image[..., :-1], image[..., 1:, :] - image[..., :-1, :]
-        expected = (across.abs() ** power).mean() + (down.abs() ** power).mean()
-        total, content, style, variation = run.evaluate(image, run.settings).losses
-        assert variation == pytest.approx(expected.item(), rel=1e-5)
-        assert total == pytest.approx(content + 10 * style + 3 * variation, rel=1e-5)
-
-    def test_bad_power(self, pictures, vgg16):
-        with pytest.raises(ValueError, match="tv: expected one of l1, l2, got 'l3'"):
-            make_run(pictures, vgg16, tv="l3")
-        with pytest.raises(ValueError, match="power: expected 1 or 2, got 3"):
-            nst.total_variation_loss(pictures[0], 3)
 
 
 class Counted(TorchDispatchMode):

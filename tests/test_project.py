@@ -120,7 +120,7 @@ class TestDependencies:
 
 
 class TestHouse:
-    """The budget of the house, and that no import runs back up: CONTRIBUTING will show how to keep it."""
+    """The budget of lines, the order of imports, and a test file for each module, as CONTRIBUTING describes them."""
 
     PACKAGE = ROOT / "nst_helpers"
     MACHINERY = ("engine", "widgets", "files", "presets", "validate.py", "demo.py")
@@ -157,6 +157,13 @@ class TestHouse:
                         other = name.split(".")[0]
                         if other not in (room, "__version__"):
                             assert self.FLOORS.index(other) < self.FLOORS.index(room), f"{path} imports {other}"
+
+    def test_each_module_has_a_test_file(self):
+        """Its own, or for engine/, losses/ and presets/ that of the folder."""
+        for path in self.modules():
+            name = path.parts[0] if path.parts[0] in ("engine", "losses", "presets") else path.stem
+            if name != "__init__":
+                assert (ROOT / "tests" / f"test_{name}.py").exists(), path
 
     def test_the_docstring_is_a_map(self):
         for room in self.FLOORS:
