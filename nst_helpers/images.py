@@ -24,7 +24,7 @@ RECIPE = "nst_recipe"  # key of the recipe among a PNG's text chunks
 
 
 def preprocess(image: Tensor) -> Tensor:
-    """Return the image as torchvision's networks were trained to see it: (image − mean) / standard deviation.
+    """Return the image normalized for torchvision's networks: (image − mean) / standard deviation.
 
     Args:
         image: (..., 3, H, W), RGB, floating point, in [0, 1].
@@ -32,14 +32,14 @@ def preprocess(image: Tensor) -> Tensor:
     Raises:
         ValueError: not three channels; values clearly (by more than 0.1) outside [0, 1], or not finite.
 
-    Mean and standard deviation are those of ImageNet's training pictures, by channel. `deprocess` is the inverse.
+    Mean and standard deviation are those of the channels of ImageNet's training images. `deprocess` is the inverse.
     """
     check_image(image)
     return (image - channels(IMAGENET_MEAN, image)) / channels(IMAGENET_STD, image)
 
 
 def deprocess(normalized: Tensor) -> Tensor:
-    """Return the image in [0, 1] that `preprocess` turned into `normalized`, the exact inverse: nothing is clipped.
+    """Return the image for a normalized one, the exact inverse of `preprocess`: nothing is clipped.
 
     Args:
         normalized: (..., 3, H, W), RGB, floating point, mean 0 and standard deviation 1 over ImageNet.
@@ -103,7 +103,7 @@ def load_image(source, size: int | None = 512) -> Tensor:
     """Return a picture as an image tensor: (1, 3, H, W) float32 in [0, 1], sRGB.
 
     Args:
-        source: a path, an http(s) address, bytes, a file object, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4)
+        source: a path, an http(s) URL, bytes, a file object, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4)
             of uint8, uint16, bool or floats in [0, 1], or a tensor (1, 3, H, W), (3, H, W) or (1, H, W).
         size: longest side in pixels. The picture is resized with a Lanczos filter; the aspect ratio stays. None keeps
             the picture's own size. A smaller picture is enlarged, with a warning.
@@ -113,9 +113,9 @@ def load_image(source, size: int | None = 512) -> Tensor:
 
     Raises:
         FileNotFoundError, IsADirectoryError: no such file, or a folder.
-        ConnectionError, TimeoutError: the address cannot be reached, or does not answer for 15 s.
+        ConnectionError, TimeoutError: the URL cannot be reached, or the server does not answer for 15 s.
         ValueError: not an image; truncated; zero-sized; a side under 16 px (VGG halves it four times); over
-            178 megapixels (according to the header); over 50 MB (addresses).
+            178 megapixels (according to the header); over 50 MB (URLs).
         TypeError: none of the sources above.
     """
     name, source = read(source)

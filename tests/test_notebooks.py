@@ -1,4 +1,4 @@
-"""Every notebook, run as a reader runs it: as written (nbval), with parameters (papermill), and through the demo."""
+"""Every notebook, run as a reader runs it: as written (nbval, papermill) and with parameters (papermill)."""
 
 import ast
 import re
@@ -37,6 +37,15 @@ class TestAsWritten:
         done = subprocess.run([*command, clone / "notebooks" / path.name], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-3000:]
         assert " passed" in done.stdout
+
+    @pytest.mark.slow
+    @each_notebook
+    def test_papermill(self, path, clone, tmp_path):
+        """As nbval does, and without a word on standard error: with this test, the suite could do without nbval."""
+        done = papermill.execute_notebook(
+            path, tmp_path / "out.ipynb", cwd=clone / "notebooks", progress_bar=False, coalesce_streams=True
+        )
+        assert printed(done, "stderr") == ""
 
     @each_notebook
     def test_committed_outputs(self, path):

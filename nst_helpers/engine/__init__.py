@@ -157,7 +157,7 @@ def _by_hand(network: VGG, kind: str, dtype: torch.dtype) -> ByHand:
     from . import winograd  # numba takes a second to import
 
     def convolution(layer: str, height: int, width: int):
-        if not winograd.pays(height, width):
+        if not winograd.is_faster(height, width):
             return direct(layer, height, width)
         key = layer, dtype
         if key not in known:

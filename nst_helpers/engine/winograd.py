@@ -35,7 +35,7 @@ NOTHING = np.empty((0, 0, 0), np.uint16)
 F = np.float32
 
 
-def pays(height: int, width: int) -> bool:
+def is_faster(height: int, width: int) -> bool:
     """Return whether feature maps are large enough to be faster than torch's convolution.
 
     On small ones, reading the transformed weights takes most of the time.

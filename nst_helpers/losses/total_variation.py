@@ -9,10 +9,10 @@ def total_variation_loss(image: Tensor, power: int = 1) -> Tensor:
 
     Args:
         image: (B, C, H, W), at least two pixels a side.
-        power: p; 1 keeps edges sharp and flattens what lies between, 2 blurs both.
+        power: p; 1 keeps edges sharp and smooths the areas between them, 2 also blurs edges.
 
-    Each mean is over its own differences, B·C·H·(W−1) and B·C·(H−1)·W, so that it does not depend on the size.
-    With 1, the anisotropic form of Rudin, Osher and Fatemi 1992; other implementations take sums.
+    Each mean is over its own number of differences, B·C·H·(W−1) and B·C·(H−1)·W, so that the loss does not depend on
+    the size. Other implementations use sums. p = 1 is the anisotropic form of Rudin, Osher and Fatemi 1992.
     """
     if image.ndim != 4 or min(image.shape[-2:]) < 2:
         raise ValueError(f"expected an image (B, C, H, W) with H and W at least 2, got {tuple(image.shape)}")

@@ -15,7 +15,7 @@ from .controls import CONTROLS, Control, Model, balance_of, beta_of
 SIZES = (128, 192, 256, 384, 512, 768, 1024)
 STARTS = {"the photograph, recolored": "recolored", "the photograph": "content", "noise": "noise"}
 FRAME = 512  # px: maximum of the longest side of a displayed picture
-CUSTOM = "your own"  # entry of the picture list for an upload, an address or a tensor
+CUSTOM = "your own"  # entry of the picture list for an upload, a URL or a tensor
 UPLOAD_MB = 7  # base64 adds a third, and JupyterLab's server accepts 10 MiB
 HEARTBEAT_S = 2  # seconds between two heartbeats of a web app's page
 FULL = "calc(100% - 12px)"
@@ -45,7 +45,7 @@ class Panel:
     Args:
         sources: {"content": …, "style": …}: name of each picture.
         size, steps, alpha, beta: initial values.
-        app: leave out the fields for paths and addresses, since visitors could read any file; `ticks` is the heartbeat.
+        app: leave out the fields for paths and URLs, since visitors could read any file; `ticks` is the heartbeat.
         ticking: show `ticks`, a play button whose ticks make the steps.
     """
 

@@ -43,13 +43,13 @@ class Playground:
     """A painting with its controls, displayed as the value of a cell. Every button is also a method.
 
     Args:
-        content, style: paths (in the project or your own), http(s) addresses, or images (1, 3, H, W) in [0, 1].
+        content, style: paths (in the project or your own), http(s) URLs, or images (1, 3, H, W) in [0, 1].
         size: longest side in pixels of the paintings of `start` and `render`.
         steps: number of steps at that size.
         network: "auto", "vgg16", "vgg19" or a `VGG`.
         alpha, beta: initial weights of the content and style losses.
         color, content_loss, style_loss: see `Settings`; they cannot be changed later.
-        app: for a web app: no paths or addresses, downloads instead of files, a pause when the page is closed.
+        app: for a web app: no paths or URLs, downloads instead of files, a pause when the page is closed.
 
     It begins with a sketch of 128 px. A kernel has one playground: a new one closes the previous one. `close` ends its
     threads. Raises the errors of `load_image`. Later errors are shown in the panel, and raised by `wait`.
