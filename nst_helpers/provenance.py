@@ -32,7 +32,7 @@ def recipe_of(settings: Settings, history: Sequence, sources: dict, engine: str,
     }
 
 
-def settings_of(recipe: Mapping | None) -> dict:
+def settings_of_recipe(recipe: Mapping | None) -> dict:
     """Return a recipe's settings, {} for None; raises ValueError for anything but a recipe."""
     if recipe is None:
         return {}

@@ -21,8 +21,9 @@ from .vgg import VGG
 IMAGE = "image"  # value of `start` for a run that was given a starting image
 CHOSEN: Any = None  # default of settings that `Settings.chosen`, or for the learning rate the optimizer, chooses
 Weights = Mapping[str, float] | Iterable[tuple[str, float]]  # {layer: weight}; stored as pairs
+# Settings that can be changed during a run. To add one: a field of `Settings`, and a property of `StyleTransfer`.
 STEERABLE = ("alpha", "beta", "tv_weight", "content_weights", "style_weights", "optimizer", "learning_rate")
-NETWORK = ("pooling", "padding", "inputs")  # settings that belong to the network
+NETWORK_SETTINGS = ("pooling", "padding", "inputs")  # settings that belong to the network
 CHOICES = {
     "precision": PRECISIONS, "optimizer": OPTIMIZERS, "content_loss": CONTENT_LOSSES, "style_loss": STYLE_LOSSES,
     "blend": BLENDS, "color": COLORS,
@@ -134,7 +135,7 @@ class Settings:
         return replace(
             self,
             network=network.name,
-            **{name: getattr(network, name) for name in NETWORK},
+            **{name: getattr(network, name) for name in NETWORK_SETTINGS},
             engine=engine.kind,
             precision=engine.precision,
             sizes=sizes,

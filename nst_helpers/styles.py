@@ -185,11 +185,11 @@ def save_style(
         image = validate.picture("style_image", style)
         loss = STYLE_LOSSES[validate.one_of("style_loss", style_loss, STYLE_LOSSES)]
         network = load_vgg() if network is None else network
-        layers, height, width = network.check_layers(style_weights), *image.shape[2:]
-        sizes = coarse_to_fine(height, width) if sizes is None else [int(size) for size in sizes]
+        layers, least, (height, width) = network.check_layers(style_weights), network.min_side, image.shape[2:]
+        sizes = coarse_to_fine(height, width, least) if sizes is None else [int(size) for size in sizes]
         if not sizes:
             raise ValueError("sizes: expected at least one size in pixels, got none")
-        shapes = {size: fitted(height, width, size, "style_image") for size in sizes}
+        shapes = {size: fitted(height, width, size, "style_image", least) for size in sizes}
         statistics = {
             size: style_statistics(resize(image, *shape).to(network.device), loss, Plain(network), layers, size)
             for size, shape in shapes.items()
@@ -200,10 +200,8 @@ def save_style(
         saved = {
             f"{size}/{layer}": values for size, layers in style.statistics.items() for layer, values in layers.items()
         }
-        palette = (style.palette * 255).round().byte()
-        write_tensors(
-            path, FORMAT, saved | {"palette": palette}, {"network": style.network, "style_loss": style.style_loss}
-        )
+        saved["palette"] = (style.palette * 255).round().byte()
+        write_tensors(path, FORMAT, saved, {"network": style.network, "style_loss": style.style_loss})
     return style
 
 

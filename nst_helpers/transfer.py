@@ -16,9 +16,9 @@ from .files.progress import device_name, progress_bar
 from .images import resize, sides
 from .objective import Evaluation, Objective, Problem
 from .optimizers import OPTIMIZERS
-from .provenance import check_sources, recipe_of, settings_of, sources_of
+from .provenance import check_sources, recipe_of, settings_of_recipe, sources_of
 from .schedule import QUALITIES, start_image
-from .settings import IMAGE, NETWORK, SETTINGS, STEERABLE, Settings, takes
+from .settings import IMAGE, NETWORK_SETTINGS, SETTINGS, STEERABLE, Settings, takes
 from .state import Record, State
 from .styles import Region, Style, as_regions
 from .vgg import load_vgg
@@ -81,7 +81,7 @@ class StyleTransfer:
         self.content_image, self.regions = validate.picture("content_image", content_image), as_regions(style_image)
         if balance is not None and "beta" in settings:
             raise ValueError("expected beta or balance, got both: balance chooses beta")
-        settings = settings_of(recipe) | settings
+        settings = settings_of_recipe(recipe) | settings
         validate.check_names(settings, inspect.signature(transfer).parameters)
         # A VGG, an Engine or an image, passed instead of a name
         objects = {
@@ -97,7 +97,7 @@ class StyleTransfer:
             raise ValueError(f'start: expected the image itself, (1, 3, H, W), in place of "{IMAGE}" from a recipe')
         network = objects.get("network", given.network)
         self.network = load_vgg(network, given.pooling, device, padding=given.padding, inputs=given.inputs)
-        for name in NETWORK:
+        for name in NETWORK_SETTINGS:
             if name in settings and settings[name] != getattr(self.network, name):
                 raise ValueError(
                     f"{name}: expected {getattr(self.network, name)!r}, which the network was created with, "

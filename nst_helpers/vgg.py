@@ -11,7 +11,7 @@ from . import validate
 from .files.weights import load_weights
 from .images import IMAGENET_MEAN, IMAGENET_STD, channels
 
-BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # convolutions in each of the five blocks
+BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # convolutions in each block; weights: `files.weights`
 CHANNELS = (64, 128, 256, 512, 512)  # of each block's feature maps
 PADDINGS = ("zeros", "reflect", "replicate")
 INPUTS = ("standardized", "255")

@@ -121,6 +121,8 @@ def test_what_05_tells_of_its_own_pictures():
     assert coarse_first > 1.2 * at_once
     with_adam, with_lbfgs = map(float, re.search(r"total variation: ([\d.]+) with Adam, ([\d.]+)", text).groups())
     assert with_adam > 1.1 * with_lbfgs
+    by_rate = {float(rate): float(loss) for rate, loss in re.findall(r"rate ([\d.]+): loss ([\d.]+)", text)}
+    assert by_rate[0.001] > 2 * by_rate[0.02] < by_rate[0.3]
     ends = {start: float(end) for start, end in re.findall(r"from (\w+) +loss +[\d.]+ → +([\d.]+)", text)}
     assert min(ends, key=ends.get) == "style"
 

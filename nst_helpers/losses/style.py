@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ RIDGE = 1e-4  # added to variances, so that their roots have a gradient
 DIRECTIONS = 64  # maximum number of projections of the sliced Wasserstein distance
 
 
-class StyleLoss(Protocol):
+class StyleLoss:
     """Distance between a picture and a style in one layer. To add one: subclass, and add it to `STYLE_LOSSES`.
 
     The style loss of a run is the sum over layers, with `style_weights`. A style is represented by its `statistics`

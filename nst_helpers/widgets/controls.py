@@ -21,7 +21,8 @@ UNIT = 0.1  # β/α at balance 0, until a run has computed it: see `StyleTransfe
 class Control:
     """A setting of `StyleTransfer` that can be changed during a run: a row of `CONTROLS`.
 
-    Its widgets, its value in the settings and its text on the chart are derived from the row.
+    Its widgets, its value in the settings and its text on the chart are derived from the row. Widgets for anything else
+    (size, steps, start, zoom, …) are in `Panel`.
 
     Args:
         name: the setting.
@@ -79,7 +80,7 @@ CONTROLS = (
 )
 
 
-def settings_of(values: Mapping[str, float | str]) -> dict:
+def settings_of_controls(values: Mapping[str, float | str]) -> dict:
     """Return the settings of `StyleTransfer` for the values of all controls."""
     settings: dict[str, Any] = {}
     for control in CONTROLS:
@@ -165,9 +166,9 @@ class Model:
         with self._lock:  # waits for another thread in `show`; a change by this thread in `show` is not an input
             if not self._showing:
                 self._inputs[widget] = time.monotonic()
-                before = settings_of(self.values)
+                before = settings_of_controls(self.values)
                 self.values = self.values | read(self, value)
-                after = settings_of(self.values)
+                after = settings_of_controls(self.values)
                 if changed := {name: after[name] for name in after if after[name] != before[name]}:
                     self.changed(changed)
                 self.show(source=widget)
