@@ -1,4 +1,4 @@
-"""Neural style transfer (Gatys et al. 2016). One module for each chapter of the course:
+"""Neural style transfer (Gatys et al. 2016). The modules for each chapter of the course:
 
 notebook                       module
 01 preprocessing               images
@@ -10,8 +10,8 @@ notebook                       module
 08 color and scale             colors
 09 regions, 10 style mixing    styles, masks
 
-All chapters use `plots` and `provenance`. The rest does not affect the result: `engine` (faster computation of the same
-losses and gradients), `widgets` (the playground), `files` (pictures and weights), `validate`, `demo`.
+All chapters use `plots` and `provenance`. Supporting code: `engine` (faster computation of the same losses and
+gradients), `widgets` (the playground), `files` (pictures and weights), `validate`, `demo`.
 """
 
 import os
@@ -19,7 +19,7 @@ import os
 __version__ = "0.1.0"  # the only place: pyproject.toml and recipes read it; a test compares CITATION.cff
 
 # Must be set before torch is loaded. By default OpenMP's threads wait in a busy loop, so that two programs on the same
-# processor (two notebooks, or a notebook and its browser) slow each other down several times.
+# processor (two notebooks, or a notebook and its browser) slow each other down by a factor of about four.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

@@ -39,7 +39,7 @@ def preprocess(image: Tensor) -> Tensor:
 
 
 def deprocess(normalized: Tensor) -> Tensor:
-    """Return the image for a normalized one, the exact inverse of `preprocess`: nothing is clipped.
+    """Return the image in [0, 1] for a normalized image: the exact inverse of `preprocess`. Nothing is clipped.
 
     Args:
         normalized: (..., 3, H, W), RGB, floating point, mean 0 and standard deviation 1 over ImageNet.

@@ -110,8 +110,8 @@ def masks_of(masks: Tensor, layers: Sequence[str], network: VGG) -> dict[str, Te
 def parts_of(masks: Tensor, layers: Sequence[str], network: VGG) -> dict[str, list[Part]]:
     """Return, for each layer, the positions that each mask covers: {layer: R parts}.
 
-    masks: (R, 1, H, W) in [0, 1], of the picture's size. A position's weight is the mean of the mask over the pixels
-    below it. Raises ValueError for a mask that is 0 everywhere.
+    masks: (R, 1, H, W) in [0, 1], of the picture's size. A position's weight is proportional to the mean of the mask
+    over its pixels. Raises ValueError for a mask that is 0 everywhere.
     """
     if empty := [str(index) for index, mask in enumerate(masks) if not mask.max() > 0]:
         raise ValueError(f"expected masks with values above 0, got masks that are 0 everywhere: {', '.join(empty)}")

@@ -36,7 +36,7 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class Compositing:
-    """Compositing: the optimized image inside the regions, the content image outside, and the color mode's end."""
+    """Compositing: the optimized image inside the regions, the content image outside; and final color conversion."""
 
     color: str
     photograph: Tensor | None  # the content image before any color conversion, for color modes that restore its colors

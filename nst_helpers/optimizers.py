@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 class LBFGS:
     """Limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.4): one evaluation per step, no line search.
 
-    The differences s and y are taken between images after clamping to [0, 1], that is for the steps actually made.
+    The differences s and y are taken between images after clamping to [0, 1]: they belong to the steps actually made.
     The first step is along the negative gradient, with a root mean square of `first_step` (in pixel values).
     """
 
@@ -21,11 +21,11 @@ class LBFGS:
     last: tuple[Tensor, Tensor] | None = field(default=None, repr=False)  # image and gradient of the step before
 
     def forget_gradient(self) -> None:
-        """Make no pair from the next gradient and the last: the precision of the gradient changes between them."""
+        """Forget the last gradient: the precision changes, so that a difference to the next would have no meaning."""
         self.last = None
 
     def resized(self, height: int, width: int) -> "LBFGS":
-        """Return a new optimizer for images of another size; the pairs s, y of this size are not used there."""
+        """Return a new, empty optimizer for images of another size."""
         return LBFGS(self.history, self.first_step)
 
     def direction(self, image: Tensor, gradient: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Adam:
     def resized(self, height: int, width: int) -> "Adam":
         """Return the optimizer for images of another size, with its moments interpolated to that size.
 
-        A loss is a mean over pixels: gradients are inversely proportional to their number. The moments are scaled so.
+        A loss is a mean over pixels, so gradients are inversely proportional to the number of pixels. So are moments.
         """
         if isinstance(self.mean, float) or isinstance(self.square, float):
             return replace(self)

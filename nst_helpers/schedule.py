@@ -12,7 +12,7 @@ from .images import MIN_SIDE, resize
 from .losses.gatys import weighted_sum
 
 COARSE_SHARE = 0.4  # steps at each smaller size, as a share of the steps at the last size
-SMALLEST = 96  # px: the longest side of default sizes is at least this
+SMALLEST = 96  # px: default sizes that are smaller than the picture are at least this
 
 
 class Quality(NamedTuple):

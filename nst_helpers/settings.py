@@ -19,7 +19,7 @@ from .schedule import STARTS, Quality, coarse_to_fine, steps_by_size
 from .vgg import VGG
 
 IMAGE = "image"  # value of `start` for a run that was given a starting image
-CHOSEN: Any = None  # default of settings that `Settings.chosen`, or for the learning rate the optimizer, chooses
+CHOSEN: Any = None  # default of settings that are chosen later: the learning rate by the optimizer, others by `chosen`
 Weights = Mapping[str, float] | Iterable[tuple[str, float]]  # {layer: weight}; stored as pairs
 # Settings that can be changed during a run. To add one: a field of `Settings`, and a property of `StyleTransfer`.
 STEERABLE = ("alpha", "beta", "tv_weight", "content_weights", "style_weights", "optimizer", "learning_rate")
@@ -43,17 +43,17 @@ class Settings:
     sizes: longest sides of the painting in pixels, in ascending order; default `coarse_to_fine` of the content image.
         The style image is resized to the same longest side, times the scale of its `Style`. A picture that is smaller
         is enlarged, with a warning.
-    steps: number of evaluations of loss and gradient, instead of the quality's: one number for the last size, with
+    steps: number of evaluations of loss and gradient; overrides that of `quality`. One number for the last size, with
         0.4 times as many at each smaller size; or one number for each size.
-    start: starting image, instead of the quality's: "content"; "recolored", the content in the style's colors; "noise",
-        uniform; "gray"; "style_colors", noise with the mean and covariance of the style's colors; or an image
+    start: starting image; overrides that of `quality`: "content"; "recolored", the content in the style's colors;
+        "noise", uniform; "gray"; "style_colors", noise with the mean and covariance of the style's colors; or an image
         (1, 3, H, W), resized to the content's shape.
     noise: share of white noise in the starting image, from 0 to 1.
     seed: of the noise. On a CPU with the same number of threads, a run is reproducible bit for bit.
     optimizer: {optimizer}.
     learning_rate: factor of the optimizer's step; default 1 for L-BFGS, 0.02 for Adam.
-    ema_decay: above 0, the decay of an exponential moving average of a size's images, which `transfer` returns and the
-        next size starts from. For Adam, with 0.9 to 0.99: usually a little smoother, at a higher loss.
+    ema_decay: decay of the exponential moving average of the images at each size; 0 is off. Otherwise, `transfer`
+        returns it and the next size starts from it. For Adam, 0.9 to 0.99: a little smoother, at a higher loss.
     keep_optimizer_state: whether Adam keeps its moments from size to size. L-BFGS always starts empty.
     alpha, beta, tv_weight: weights of the content, style and total variation losses.
     content_weights, style_weights: {layer: weight}; "conv4_2" is before the ReLU, "relu4_2" after it.

@@ -13,8 +13,8 @@ from .settings import Settings
 class Record:
     """Record of one step: the settings at its start, and the losses of the image before its update.
 
-    `total` = α·`content` + β·`style` + tv_weight·`total_variation`. `rolled_back`: the loss was not finite or had more
-    than doubled, so that the step started from the best image instead, whose losses these are.
+    `total` = α·`content` + β·`style` + tv_weight·`total_variation`. `rolled_back`: the loss was not finite or above
+    twice the best loss, so that the step started from the best image instead, whose losses these are.
     """
 
     step: int  # index in the run, from 1
@@ -52,7 +52,7 @@ class State:
     size_step: int = 0  # number of steps made at this size
     settings: Settings | None = None  # of the last step
     best: Evaluation | None = None  # with these settings
-    setbacks: int = 0  # number of rollbacks less improvements: the step is halved so many times
+    setbacks: int = 0  # number of rollbacks minus improvements: the step is halved this many times
     average: Tensor | float = 0.0  # of the images of this size: Σ share · image
     average_share: float = 0.0  # Σ share
     history: list[Record] = field(default_factory=list)

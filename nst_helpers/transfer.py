@@ -23,7 +23,7 @@ from .state import Record, State
 from .styles import Region, Style, as_regions
 from .vgg import load_vgg
 
-JUMP = 2.0  # a loss more than so many times the best one is treated as divergence
+JUMP = 2.0  # a loss of more than this many times the best one is treated as divergence
 
 
 def _setting(name: str) -> property:
@@ -56,7 +56,7 @@ class StyleTransfer:
 
     `alpha`, `beta`, `tv_weight`, `content_weights`, `style_weights` (assign new dictionaries), `optimizer` (which also
     sets its default learning rate), `learning_rate` and `balance` may be set at any time and from any thread. Each step
-    reads them once, at its start. If the loss changes, the best image and the optimizer's state are reset.
+    reads them once, at its start. A change of the loss function resets the best image and the optimizer's state.
 
     Raises:
         ValueError: images of another form, unknown names, sizes too small for the network, negative weights.
@@ -94,7 +94,7 @@ class StyleTransfer:
         if self.start_image is not None:
             given = replace(given, start=IMAGE)
         elif given.start == IMAGE:
-            raise ValueError(f'start: expected the image itself, (1, 3, H, W), in place of "{IMAGE}" from a recipe')
+            raise ValueError("start: expected the image, (1, 3, H, W), that the recipe's run started from; pass it too")
         network = objects.get("network", given.network)
         self.network = load_vgg(network, given.pooling, device, padding=given.padding, inputs=given.inputs)
         for name in NETWORK_SETTINGS:
@@ -351,13 +351,13 @@ def transfer(
     progress: bool | None = None,
     **settings,
 ) -> Result:
-    """Return the content image painted in the style of the style image.
+    """Paint the content image in the style of the style image, and return a `Result`; its `image` is the painting.
 
     Args:
         content_image: (1, 3, H, W) in [0, 1], from `load_image`.
         style_image: the same, of any size; or a `Style`; or a sequence of these, which are blended; or one or more
             `Region`. Outside all regions the photograph stays as it is.
-        report_every: print the losses every so many steps.
+        report_every: print the losses after every `report_every` steps.
         progress: whether to show a progress bar; None shows it in a terminal or a notebook. False also suppresses the
             line about device, network and sizes.
         quality, balance, recipe, device: see `StyleTransfer`.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-_OVERSHOOT = 0.1  # values may lie so far outside [0, 1]
+_OVERSHOOT = 0.1  # values may lie this far outside [0, 1]
 OTHERS_CALL_IT = {  # {name of a setting in other programs: its name here}
     **dict.fromkeys(("averaging", "ema", "avg_decay"), "ema_decay"),
     **dict.fromkeys(("carry", "warm_start"), "keep_optimizer_state"),

@@ -44,8 +44,8 @@ class VGG(nn.Sequential):
             or "l2", the root mean square, between the two.
         padding: of the convolutions: "zeros", as in training; "reflect" or "replicate", which avoid a dark frame around
             the picture.
-        inputs: "standardized", as `preprocess` returns them and as in training; or "255": values from 0 to 255 less the
-            mean, as some published programs feed them. The pretrained weights were not trained on these.
+        inputs: "standardized", as `preprocess` returns them and as in training; or "255": values from 0 to 255 minus
+            the mean, as some published programs feed them. The pretrained weights were not trained on these.
 
     conv4_2 is the output of a convolution, relu4_2 that of its ReLU. No layer works in place, so that a stored feature
     map is not overwritten. The weights are randomly initialized; `load_vgg` returns the pretrained network.
@@ -115,7 +115,7 @@ class VGG(nn.Sequential):
         return int(layer[4])
 
     def stride(self, layer: str) -> int:
-        """Return the distance of neighboring positions of a layer in pixels: feature maps have H/stride × W/stride."""
+        """Return the distance between neighboring positions in pixels: a layer has H/stride × W/stride positions."""
         return 2 ** (self.block(layer) - (not layer.startswith("pool")))
 
     def channels(self, layer: str) -> int:
@@ -218,7 +218,7 @@ def get_features(image: Tensor, network: VGG, layers: Iterable[str]) -> dict[str
 
     Args:
         image: (B, 3, H, W) in [0, 1], RGB, not normalized: `VGG.normalize` is called here. H and W are at least 16 for
-            layers of the fifth block.
+            conv5_1 and later layers, and 32 for pool5.
         network: from `load_vgg`; the image is copied to its device.
         layers: names such as "conv4_2" (before the ReLU), "relu4_2" (after it) or "pool4".
 

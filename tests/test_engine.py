@@ -372,7 +372,7 @@ class TestPasses:
         image = picture(48, 48).requires_grad_()
         loss = engine(image, ["relu2_1"], [])[0]["relu2_1"].sum()
         engine(image, ["relu2_1"], [])
-        with pytest.raises(RuntimeError, match="another pass of this engine"):
+        with pytest.raises(RuntimeError, match="before another pass of this engine"):
             loss.backward()
 
     def test_one_image_at_a_time(self, vgg16, picture):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import weakref
 
 import pytest
@@ -151,6 +152,37 @@ class TestPlayground:
         settled(playground)
         assert "Content: new" in playground.panel.views["content"].value
         assert "your own file" in playground.show_code()
+
+    def test_a_page_that_connects_gets_its_widgets_and_new_upload_buttons(self, playground, monkeypatch):
+        targets, asked, renewed = {}, [], []
+        manager = types.SimpleNamespace(register_target=targets.__setitem__)
+        kernel = types.SimpleNamespace(kernel=types.SimpleNamespace(comm_manager=manager))
+        monkeypatch.setattr(widgets, "get_ipython", lambda: kernel)
+        monkeypatch.setattr(widgets.W.Widget, "handle_control_comm_opened", lambda *message: asked.append(message))
+        widgets._when_a_page_connects(renewed.append)
+        targets["jupyter.widget.control"]("comm", "message")
+        assert (asked, renewed) == ([("comm", "message")], [None])
+
+    def test_buttons_call_their_methods(self, playground):
+        def press(name):
+            playground.panel.buttons[name].click()
+            return settled(playground)
+
+        settled(playground)._message = "old"
+        press("reset")
+        assert playground._message == ""
+        assert playground.steps_made == 0
+        press("step")  # begins a painting, since there is none
+        assert (playground.painter.state, playground.steps_made) == ("paused", 1)
+        press("stop")
+        assert playground.painter.state == "stopped"
+        press("save_image")
+        assert "Saved" in playground._message
+
+    def test_a_value_that_is_refused_is_told(self, playground):
+        settled(playground)._weakly(lambda playground, value: float(value))("no number")
+        settled(playground)
+        assert "ValueError: could not convert" in playground.panel.messages.value
 
     def test_saving_overwrites_nothing(self, playground, tmp_path):
         settled(playground).reset()

@@ -132,7 +132,7 @@ def _builders(network: VGG, precision: str) -> list[tuple[str, Callable[[], Engi
 def has_bfloat16() -> bool:
     """Return whether the processor has instructions for matrix products in bfloat16 (AVX-512 BF16 or AMX).
 
-    A benchmark could decide otherwise on a busy machine, and the same call would paint another picture.
+    It is not measured, since the answer could differ on a busy machine, and the same call would give another picture.
     """
     try:
         from llvmlite.binding import get_host_cpu_features

@@ -33,7 +33,7 @@ class DirectConvolution:
         return y, y.to(self.dtype)
 
     def backward(self, g: Tensor, mask: Tensor | None, mode: int, shape: tuple[int, int], buffers: object) -> Tensor:
-        """Return the gradient of the input from the gradient g of the output, masked according to `mode`."""
+        """Return the gradient with respect to the input, from that for the output, g, masked according to `mode`."""
         if mode == RELU:
             g = torch.ops.aten.threshold_backward(g, mask, 0)
         g = _convolve(g, self._weight(self.dtype, transposed=True), None, relu=False)

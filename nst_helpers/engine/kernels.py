@@ -59,7 +59,7 @@ def patches(x, mask, mode, V, first, across):
     """Fill V (6, 6, tiles, C) with the transformed patches Bᵀ d B of consecutive tiles.
 
     first: index of the first tile; `across` is the number of tiles in a row of the picture.
-    d: patches of x (H, W, C), masked; with MAX and AVERAGE, which undo a pooling, of (2H, 2W, C).
+    d: masked patches of x (H, W, C). MAX and AVERAGE undo a pooling: then the patches are of an array (2H, 2W, C).
     """
     scale = 2 if mode >= MAX else 1
     height, width = scale * x.shape[0], scale * x.shape[1]

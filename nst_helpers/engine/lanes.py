@@ -3,7 +3,7 @@
 LLVM vectorizes loops over channels automatically, but it does not know that the arrays do not overlap, and inserts a
 check into every loop. Each operation here is a SIMD instruction: `load`, +, -, *, `maximum`, `select_equal`, `store`.
 
-numba caches compiled code by the file of the compiled function: after a change here, remove __pycache__.
+numba compiles a function again only if its own file has changed: after a change here, remove __pycache__.
 """
 
 import operator

@@ -36,9 +36,9 @@ F = np.float32
 
 
 def is_faster(height: int, width: int) -> bool:
-    """Return whether feature maps are large enough to be faster than torch's convolution.
+    """Return whether Winograd convolution is faster than torch's for feature maps of this size.
 
-    On small ones, reading the transformed weights takes most of the time.
+    For small ones, reading the transformed weights takes most of the time.
     """
     return height * width >= MIN_TILES * TILE * TILE
 
@@ -55,7 +55,7 @@ class BufferPool:
         self._scratch.sort(key=torch.numel, reverse=True)
 
     def scratch(self, height: int, width: int, channels: int, dtype: torch.dtype) -> Tensor:
-        """Return feature maps (1, C, H, W) in a scratch buffer, which are valid until the next call but one."""
+        """Return feature maps (1, C, H, W) in a scratch buffer, valid until the second call after this one."""
         size = height * width * channels * dtype.itemsize
         memory = self._scratch.pop(0)
         if memory.numel() < size:
@@ -117,7 +117,7 @@ class Convolution:
     def backward(
         self, g: Tensor, mask: Tensor | None, mode: int, shape: tuple[int, int], buffers: BufferPool
     ) -> Tensor:
-        """Return the gradient of the input, (1, C, *shape), from g, masked according to `mode`: see `kernels`."""
+        """Return the gradient with respect to the input, (1, C, *shape), from g, masked by `mode`: see `kernels`."""
         channels = self.weight.shape[1]
         y, zero = buffers.scratch(*shape, channels, self.dtype), np.zeros(channels, F)
         into = _bits(y)
@@ -202,7 +202,7 @@ def _in_threads(n: int, most: int, work: Callable[[int, int], None]) -> None:
 
 @cache
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Return a thread pool in which torch uses one thread each. One pool per process: threads do not survive a fork."""
+    """Return a thread pool whose workers limit torch to one thread; one a process: threads do not survive a fork."""
     pool = ThreadPoolExecutor(threads, "winograd", initializer=torch.set_num_threads, initargs=(1,))
     started = threading.Barrier(threads + 1)
     for _ in range(threads):

@@ -43,7 +43,7 @@ class Weights(NamedTuple):
 
 
 class WeightsError(RuntimeError):
-    """Pretrained weights are neither cached nor available; the message says where to get and where to put them."""
+    """Pretrained weights are neither cached nor available; the message says where to get them and where to put them."""
 
 
 def load_weights(network: str = "auto") -> Weights:

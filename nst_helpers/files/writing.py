@@ -36,7 +36,7 @@ def write_tensors(path: str | os.PathLike, kind: str, tensors: dict[str, Tensor]
     Args:
         path: ends in .safetensors.
         kind: name and version of the content; `read_tensors` checks it.
-        tensors: bytes are written unchanged, floating point values in half precision, scaled to its range.
+        tensors: uint8 is stored unchanged; floating point is scaled to the range of float16, and stored as float16.
         about: data that JSON can represent.
 
     Raises ValueError for another suffix.

@@ -15,7 +15,7 @@ def self_similarity_loss(target_maps: Tensor, content_maps: Tensor, pool: int = 
         pool: side, in positions, of the average pooling that is applied first.
 
     D_ij = 1 − cos(F_i, F_j) for all pairs of the n positions, each column divided by its mean. Loss: mean |D − D'| over
-    n² pairs (Kolkin et al. 2019 divide by n² once more). It leaves colors and textures free.
+    n² pairs (Kolkin et al. 2019 divide by n² once more). It does not constrain colors and textures.
     """
 
     def distances(maps: Tensor) -> Tensor:

@@ -187,4 +187,4 @@ STYLE_LOSSES: dict[str, StyleLoss] = {
     "nearest": Nearest(),
 }
 
-BLENDS = ("statistics", "losses")  # equal gradients for squared differences: Σ w (G − A)² = (G − Σ w A)² + constant
+BLENDS = ("statistics", "losses")  # of squared differences the gradients are equal: Σ w (G − A)² = (G − Σ w A)² + const

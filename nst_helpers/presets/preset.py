@@ -25,7 +25,7 @@ class Preset:
     stages: (rule, steps) for each size. Rules: "longest 512", "shortest 512" and "height 400" give a side in pixels;
         "area 512" shrinks to 512² px; "as is" keeps the picture's size.
     start, noise: see `Settings`.
-    notes: facts about the program, and differences to it.
+    notes: facts about the program, and differences from it.
     """
 
     source: str
@@ -52,10 +52,10 @@ class Preset:
     notes: tuple[str, ...] = ()
 
     def coefficients(self, network: VGG, height: int, width: int) -> tuple[dict[str, float], dict[str, float]]:
-        """Return what the content and the style loss of each layer are multiplied by, in the toolkit's terms.
+        """Return the factors that convert the preset's layer losses to the toolkit's.
 
         {layer: a} and {layer: b} of α·Σ a·mean((F − P)²) + β·Σ b·mean((G − A)²)/4, G and A divided by H·W, for a
-        picture of height × width px. They depend on that where the preset takes sums, or the picture's size.
+        picture of height × width px. They depend on its size if the preset uses sums, or divides by the picture's size.
         """
         content = {}
         for layer, weight in self.content.items():
@@ -79,7 +79,7 @@ class Preset:
             network: a `VGG`, or a name for `load_vgg`. A layer that it lacks is replaced by the last of its block.
             size: longest side in pixels, instead of the preset's rule.
 
-        `alpha` and `beta` are the published ones. SGD is replaced by Adam; the optimizers are the toolkit's.
+        `alpha` and `beta` are the published ones. Optimizers are the toolkit's own; SGD is replaced by Adam.
         """
         if not isinstance(network, VGG):
             network = load_vgg(network, inputs=self.inputs)

@@ -7,7 +7,7 @@ from .preset import Preset
 RELU_1 = dict.fromkeys(("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"), 1.0)
 FIFTHS = dict.fromkeys(RELU_1, 0.2)
 CONTENT = {"relu4_2": 1.0}
-_CAFFE = "made for Caffe's weights and inputs from 0 to 255 less the mean, where α and β have another effect"
+_CAFFE = "made for Caffe's weights and inputs from 0 to 255 minus the mean, where α and β have a different effect"
 _KERAS = _CAFFE.replace("Caffe's", "Keras'")
 _MATCONVNET = _CAFFE.replace("Caffe's", "MatConvNet's")
 _UNSAID = "the source does not say what Gram matrices are divided by: here by C·H·W"
@@ -80,7 +80,7 @@ PUBLISHED = {
         tv="l1_sum_of_input",
         tv_weight=1e-3,
         pixel_range=255,
-        notes=(_CAFFE, "another form of total variation than jc, with the same published weight"),
+        notes=(_CAFFE, "a different form of total variation from jc's, with the same published weight"),
     ),
     "gatys_pytorch": _GATYS,
     "gatys_lua": replace(

@@ -18,16 +18,18 @@ from voila.app import Voila
 from ..files.reading import PROJECT
 
 CODE = "from nst_helpers.widgets import Playground\n\nplayground = Playground(app=True)\nplayground"
+# The kernel of a closed page is shut down when it has been idle for 25 s. It becomes idle when the painting pauses,
+# `playground.PAGE_TIMEOUT_S` after the page was closed.
 SERVER = [
     "--Voila.ip=127.0.0.1",
-    "--MappingKernelManager.cull_idle_timeout=25",  # seconds until the idle kernel of a closed page is shut down. It is
-    "--MappingKernelManager.cull_interval=5",  # idle once the painting has paused, `playground.PAGE_TIMEOUT_S` later
+    "--MappingKernelManager.cull_idle_timeout=25",
+    "--MappingKernelManager.cull_interval=5",
 ]
 MESSAGE_BYTES = 100 * 2**20  # maximum size of an upload; a larger one closes the page's connection without a message
 
 
 class ForeignHost(Matcher):
-    """Matcher for requests whose host is not one of `names` (or, with `any_address`, an IP address)."""
+    """Matcher for requests whose host is neither one of `names` nor, with `any_address`, an IP address."""
 
     def __init__(self, names: set[str], any_address: bool):
         self.names, self.any_address = names, any_address

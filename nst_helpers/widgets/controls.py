@@ -13,7 +13,7 @@ from ..losses import STYLE_WEIGHTS
 from ..optimizers import OPTIMIZERS
 
 REST = 0.45  # seconds without a change, after which a gesture on a control has ended
-CROSSING = 5  # seconds during which a message from the page and a message to it may be under way at once
+CROSSING = 5  # seconds during which messages to and from the page may cross
 UNIT = 0.1  # β/α at balance 0, until a run has computed it: see `StyleTransfer.balance_unit`
 
 
@@ -110,8 +110,8 @@ class Model:
     by Python, is an *input* that sets values, and the other widgets then display the new values. Nothing is written to
     the widget that the input came from, so that a slider never moves while it is dragged.
 
-    A message from the page and a message to it can be under way at once. Therefore `settle`, which is called
-    repeatedly, sends the values to the widgets concerned again when no input has come for `REST`.
+    Messages to and from the page can cross. Therefore `settle`, which is called repeatedly, sends the values to the
+    widgets concerned again when no input has come for `REST`.
 
     `changed` is called with the settings of `StyleTransfer` that an input changed.
     """
@@ -163,7 +163,7 @@ class Model:
             return not self._inputs
 
     def _input(self, widget: W.Widget, read: Callable, value) -> None:
-        with self._lock:  # waits for another thread in `show`; a change by this thread in `show` is not an input
+        with self._lock:  # if another thread is in `show`, wait; if this one is, the change is not an input
             if not self._showing:
                 self._inputs[widget] = time.monotonic()
                 before = settings_of_controls(self.values)

@@ -35,7 +35,7 @@ class LossPoint(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """A text on the chart at a step: the changes just before it, and those by the rest of the same gesture."""
+    """A text on the chart at a step: the changes just before it, and later ones of the same gesture."""
 
     step: int
     text: str
@@ -85,8 +85,8 @@ class History:
     def add(self, run: StyleTransfer, record: Record, gesture: int | None = None) -> None:
         """Record a step of the current segment's run.
 
-        Changes with the same gesture number, such as those while a slider is dragged, share an annotation with the last
-        values.
+        Changes with the same gesture number, such as those while a slider is dragged, share one annotation, which shows
+        the latest values.
         """
         step, segment = self.steps + 1, self.segments[-1]
         then, now = self._settings, _settings(record)

@@ -17,7 +17,7 @@ from ..transfer import StyleTransfer
 from ..vgg import VGG, load_vgg
 from .history import History, Snapshot
 
-EXTRA_STEPS = 30  # steps added when something is changed after the last
+EXTRA_STEPS = 30  # steps added when a setting is changed after the last step
 GESTURE = 0.5  # seconds: changes of the same settings at shorter intervals belong to one gesture
 
 
@@ -67,7 +67,7 @@ class Painter:
     # Commands
 
     def steer(self, **controls) -> None:
-        """Set some of `settings.STEERABLE` for the next step; after the last one, `EXTRA_STEPS` are made.
+        """Set some of `settings.STEERABLE` for the next step. If the painting is done, make `EXTRA_STEPS` more.
 
         Raises ValueError, and sets nothing, for other names and for values that are invalid for the current run.
         """

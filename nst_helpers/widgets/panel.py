@@ -101,7 +101,7 @@ class Panel:
         )
 
     def renew_upload(self, name: str) -> W.FileUpload:
-        """Replace an upload button by a new one, and return that."""
+        """Replace an upload button with a new one, and return that."""
         old, new = self.uploads[name], upload(name)
         self.uploads[name] = new
         picker = self.pickers[name]

@@ -83,8 +83,8 @@ class Playground:
         self.app, self._threaded = app, "google.colab" not in sys.modules
         self._jobs: queue.SimpleQueue[tuple[Callable, tuple]] = queue.SimpleQueue()
         self._fresh, self._drawing = threading.Event(), threading.RLock()
-        self._uploaded: set[str] = set()  # which of the images
-        self._chosen: Snapshot | None = None  # with the timeline
+        self._uploaded: set[str] = set()  # names of the images that were uploaded
+        self._chosen: Snapshot | None = None  # selected with the timeline; None is the latest
         self._places: tuple[Snapshot, ...] = ()  # the snapshots at the timeline's positions
         self._timeline_used: float | None = None  # time of the latest input; None once the page shows its effect
         self._drawn: dict[W.Widget, object] = {}  # {widget: what its content was made from}
@@ -154,7 +154,7 @@ class Playground:
         self.painter.stop()
 
     def back(self) -> None:
-        """Continue from the snapshot that the timeline shows, or from the last but one; delete everything after it."""
+        """Continue from the timeline's snapshot, or from the second-to-last one; delete everything after it."""
         earlier = self.painter.history.snapshots[-2:]
         if self._chosen is not None or earlier:
             self.painter.back(self._chosen or earlier[0], self.panel.steps.value)
@@ -278,7 +278,7 @@ class Playground:
 
     def _tick(self, _) -> None:
         self._last_beat = time.monotonic()
-        if self._left:  # and has come back
+        if self._left:  # the page was closed, and is open again
             self._left = False
             self.painter.resume()
         if not self._threaded:
@@ -406,7 +406,7 @@ class Playground:
             self._places = tuple(history.snapshots)
             self.panel.timeline.max = len(self._places)
             self.panel.timeline.value = self._place()
-            if used is not None:  # a message from the page and a message to it may have been under way at once
+            if used is not None:  # messages to and from the page may have crossed
                 self._timeline_used = None
                 self.panel.timeline.send_state("value")
 
@@ -521,6 +521,6 @@ def _close(widget: W.Widget) -> None:
 
 
 def _page_can_steer() -> bool:
-    """Return whether a page sent the running cell: papermill, nbval and nbconvert do not allow standard input."""
+    """Return whether the running cell comes from a page: papermill, nbval and nbconvert allow no standard input."""
     kernel = getattr(get_ipython(), "kernel", None)
     return kernel is not None and kernel.get_parent().get("content", {}).get("allow_stdin", False)
