@@ -47,6 +47,6 @@ styles: $(INSTALLED)  ## make the style images in data/styles/
 $(INSTALLED): requirements.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed')"
 	$(PYTHON) -m venv .venv
-	@echo 'Installing requirements.txt into .venv: a few minutes, 6.5 GB with the CUDA build of PyTorch'
+	@echo 'Installing requirements.txt into .venv: a few minutes, 6.7 GB with the CUDA build of PyTorch'
 	$(BIN)/python -m pip install -q -r requirements.txt
 	$(BIN)/python -c "import pathlib; pathlib.Path('$@').touch()"

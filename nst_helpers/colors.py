@@ -160,11 +160,8 @@ class ColorMode(NamedTuple):
 
 
 def _luminance_only(space: str) -> ColorMode:
-    return ColorMode(
-        partial(luminance, space=space),
-        lambda style, content: match_luminance(luminance(style, space), luminance(content, space)),
-        partial(with_colors_of, space=space),
-    )
+    gray, restored = partial(luminance, space=space), partial(with_colors_of, space=space)
+    return ColorMode(gray, lambda style, content: match_luminance(gray(style), gray(content)), restored)
 
 
 COLORS = {

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from typing import Any
@@ -160,20 +160,3 @@ SETTINGS = {  # parameters of a function, with defaults
 for name, known in CHOICES.items():  # fill in {optimizer}, {style_loss}, …: new entries are documented automatically
     Settings.__doc__ = str(Settings.__doc__).replace(f"{{{name}}}", ", ".join(f'"{choice}"' for choice in known))
 SETTINGS_TEXT = inspect.cleandoc(str(Settings.__doc__)).partition("\n\n")[2].partition("\n\nRaises")[0]
-
-
-def takes(parameters: Mapping[str, inspect.Parameter]) -> Callable:
-    """Return a decorator for functions and classes that take `**settings`, so that `help` documents them.
-
-    It adds `parameters` to the signature, and inserts the settings' documentation for {settings} in the docstring.
-    """
-
-    def decorated(thing):
-        thing.__doc__ = thing.__doc__.replace("{settings}", SETTINGS_TEXT.replace("\n", "\n        "))
-        function: Any = thing.__init__ if inspect.isclass(thing) else thing
-        signature = inspect.signature(function)
-        own = {name: one for name, one in signature.parameters.items() if one.kind != one.VAR_KEYWORD}
-        function.__signature__ = signature.replace(parameters=[*(own | {**parameters, **own}).values()])
-        return thing
-
-    return decorated

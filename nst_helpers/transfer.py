@@ -18,7 +18,7 @@ from .objective import Evaluation, Objective, Problem
 from .optimizers import OPTIMIZERS
 from .provenance import check_sources, recipe_of, settings_of_recipe, sources_of
 from .schedule import QUALITIES, start_image
-from .settings import IMAGE, NETWORK_SETTINGS, SETTINGS, STEERABLE, Settings, takes
+from .settings import IMAGE, NETWORK_SETTINGS, SETTINGS, SETTINGS_TEXT, STEERABLE, Settings
 from .state import Record, State
 from .styles import Region, Style, as_regions
 from .vgg import load_vgg
@@ -36,7 +36,7 @@ def _setting(name: str) -> property:
     return property(read, lambda run, value: run.steer(**{name: value}))
 
 
-@takes(SETTINGS)
+@validate.takes(SETTINGS, SETTINGS_TEXT)
 class StyleTransfer:
     """A style transfer, one step at a time: `for record in run: …`, or `run.step()` until `run.done`.
 
@@ -342,7 +342,7 @@ class Result:
     recipe: dict = field(repr=False)  # settings, sources, versions and losses, see `StyleTransfer.recipe`
 
 
-@takes(inspect.signature(StyleTransfer).parameters)
+@validate.takes(inspect.signature(StyleTransfer).parameters, SETTINGS_TEXT)
 def transfer(
     content_image: Tensor,
     style_image: Tensor | Style | Region | Sequence[Tensor | Style | Region],

@@ -1,12 +1,14 @@
-"""Argument validation, with error messages that name the likely cause."""
+"""Argument validation, with error messages that name the likely cause; and documentation of `**settings`."""
 
+import inspect
 import math
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -81,6 +83,23 @@ def check_names(given: Iterable[str], known: Iterable[str]) -> None:
             ours = OTHERS_CALL_IT.get(name)
             hint = f" (did you mean {ours!r}?)" if ours else nearest(name, known)
             raise TypeError(f"unknown setting {name!r}{hint}")
+
+
+def takes(parameters: Mapping[str, inspect.Parameter], text: str) -> Callable:
+    """Return a decorator for functions and classes that take `**settings`, so that `help` documents these.
+
+    It adds `parameters` to the signature, and inserts `text` for {settings} in the docstring.
+    """
+
+    def decorated(thing):
+        thing.__doc__ = thing.__doc__.replace("{settings}", text.replace("\n", "\n        "))
+        function: Any = thing.__init__ if inspect.isclass(thing) else thing
+        signature = inspect.signature(function)
+        own = {name: one for name, one in signature.parameters.items() if one.kind != one.VAR_KEYWORD}
+        function.__signature__ = signature.replace(parameters=[*(own | {**parameters, **own}).values()])
+        return thing
+
+    return decorated
 
 
 def picture(name: str, image) -> Tensor:

@@ -14,6 +14,8 @@ from conftest import ROOT
 from PIL import Image
 
 import nst_helpers as nst
+from nst_helpers.schedule import QUALITIES, STARTS
+from nst_helpers.settings import CHOICES
 
 README = (ROOT / "README.md").read_text("utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -71,6 +73,11 @@ class TestReadme:
         targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), flags=re.M)
         named = set(re.findall(r"(?:`|^)make (\w+)", README, flags=re.M))
         assert {"demo", "test", "lab", "lint"} <= named <= set(targets)
+
+    def test_it_lists_every_choice(self):
+        for name, choices in {**CHOICES, "start": STARTS, "quality": QUALITIES}.items():
+            for choice in choices:
+                assert f'"{choice}"' in README, (name, choice)
 
     @pytest.mark.long
     def test_the_python_it_shows_runs(self, tmp_path):
