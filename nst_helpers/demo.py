@@ -28,7 +28,7 @@ def main() -> None:
     print()
     for name in ("quickstart.jpg", "quickstart_grid.jpg", notebook.name):
         print(outputs / name)
-    print(f"Everything took {time.perf_counter() - began:.0f} s")
+    print(f"Everything took {time.perf_counter() - began:.0f} s. Next, `make lab` opens the notebooks of the course.")
 
 
 if __name__ == "__main__":

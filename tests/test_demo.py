@@ -39,7 +39,7 @@ def test_the_demo(clone, vgg16, tmp_path):
     assert re.search(said, done.stdout)
     assert "step/s" in done.stdout  # the progress bar moved
     assert re.search(r"step 20 \(128 px\): total [\d.]+, content [\d.]+, style [\d.]+", done.stdout)
-    assert re.search(r"Everything took \d+ s", done.stdout)
+    assert re.search(r"Everything took \d+ s\. Next, `make lab`", done.stdout)
     left = int(re.search(r"(\d+)% of the photograph's loss is left", done.stdout)[1])
     assert left < 15
     executed = nbformat.read(outputs / "00_quickstart.ipynb", as_version=4)
