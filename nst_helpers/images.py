@@ -19,7 +19,6 @@ from .validate import check_image, warn
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of the RGB channels of ImageNet's training images, in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MIN_SIDE = 16  # VGG halves a picture four times before conv5_1
-
 RECIPE = "nst_recipe"  # key of the recipe among a PNG's text chunks
 
 
@@ -67,26 +66,29 @@ def save_image(
         ValueError: unknown suffix; a batch; values outside [0, 1]; a mask for JPEG; a recipe for anything but PNG.
     """
     path = Path(path).expanduser()
-    formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+    jpeg = {"format": "JPEG", "quality": 95, "subsampling": 0}
+    formats: dict[str, dict[str, Any]] = {
+        ".png": {"format": "PNG", "optimize": True},
+        ".jpg": jpeg,
+        ".jpeg": jpeg,
+        ".webp": {"format": "WEBP", "quality": 95},
+    }
     if path.suffix.lower() not in formats:
         raise ValueError(f"{path}: expected a name that ends in one of {', '.join(formats)}")
-    picture, format = to_pil(image), formats[path.suffix.lower()]
-    options: dict[str, Any] = {"optimize": True} if format == "PNG" else {"quality": 95}
-    if format == "JPEG":
-        options["subsampling"] = 0
+    picture, options = to_pil(image), formats[path.suffix.lower()]
     if mask is not None:
-        if format == "JPEG":
+        if options["format"] == "JPEG":
             raise ValueError(f"{path}: JPEG has no transparency; use .png or .webp")
         if mask.shape[-2:] != image.shape[-2:]:
             raise ValueError(f"mask: expected {tuple(image.shape[-2:])} px, got {tuple(mask.shape[-2:])} px")
         picture.putalpha(to_pil(mask.expand(1, 3, -1, -1)).getchannel(0))
     if recipe is not None:
-        if format != "PNG":
+        if options["format"] != "PNG":
             raise ValueError(f"{path}: only PNG files can hold a recipe; use .png")
         options["pnginfo"] = chunks = PngInfo()
         chunks.add_itxt(RECIPE, json.dumps(recipe, ensure_ascii=False), zip=True)
     with written_whole(path) as unfinished:
-        picture.save(unfinished, format, **options)
+        picture.save(unfinished, **options)
     return path
 
 

@@ -68,7 +68,7 @@ class Adam:
     def resized(self, height: int, width: int) -> "Adam":
         """Return the optimizer for images of another size, with its moments interpolated to that size.
 
-        A loss is a mean over pixels, so gradients are inversely proportional to the number of pixels. So are moments.
+        A loss is a mean over pixels, so gradients are inversely proportional to their number; the moments follow that.
         """
         if isinstance(self.mean, float) or isinstance(self.square, float):
             return replace(self)

@@ -146,7 +146,8 @@ class Settings:
     def changed(self, **changes) -> "Settings":
         """Return these settings with some of `STEERABLE` changed; a new optimizer sets its default learning rate."""
         if unknown := set(changes) - set(STEERABLE):
-            raise ValueError(f"expected some of {', '.join(STEERABLE)}, got {', '.join(sorted(unknown))}")
+            names = ", ".join(sorted(unknown))
+            raise ValueError(f"expected settings that can change during a run ({', '.join(STEERABLE)}), got {names}")
         if "optimizer" in changes:
             changes = {"learning_rate": None} | changes
         return replace(self, **changes)

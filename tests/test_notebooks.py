@@ -16,7 +16,16 @@ import nst_helpers as nst
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COURSE = [path for path in NOTEBOOKS if re.match("0[1-57-9]|1", path.name)]
+CHECKED = "nbval-check-output"  # the tag of cells whose outputs must be the committed ones
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def texts(cell):
+    return [output.get("text") or output.get("data", {}).get("text/plain") for output in cell.outputs]
 
 
 @pytest.fixture
@@ -41,11 +50,16 @@ class TestAsWritten:
     @pytest.mark.slow
     @each_notebook
     def test_papermill(self, path, clone, tmp_path):
-        """As nbval does, and without a word on standard error: with this test, the suite could do without nbval."""
+        """All that nbval checks, outputs of tagged cells too, and standard error: the suite could do without nbval."""
         done = papermill.execute_notebook(
             path, tmp_path / "out.ipynb", cwd=clone / "notebooks", progress_bar=False, coalesce_streams=True
         )
         assert printed(done, "stderr") == ""
+        committed, again = (
+            [texts(cell) for cell in code_cells(notebook) if CHECKED in tags(cell)]
+            for notebook in (nbformat.read(path, as_version=4), done)
+        )
+        assert committed == again
 
     @each_notebook
     def test_committed_outputs(self, path):
@@ -66,11 +80,11 @@ class TestAsWritten:
         cells = code_cells(notebook)
         assert cells[0].source == make_notebooks.SETUP
         assert len([line for line in cells[0].source.splitlines() if line]) <= 10
-        parameters = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+        parameters = [cell for cell in cells if "parameters" in tags(cell)]
         assert parameters == [cells[1]]
         for statement in ast.parse(parameters[0].source).body:
             ast.literal_eval(statement.value)  # literals alone
-        symbols = [cell.source for cell in notebook.cells if "symbols" in cell.metadata.get("tags", [])]
+        symbols = [cell.source for cell in notebook.cells if "symbols" in tags(cell)]
         assert symbols in ([], [make_notebooks.symbols()])
         badge = f"colab.research.google.com/github/{make_notebooks.REPOSITORY}/blob/main/notebooks/{path.name}"
         assert badge in notebook.cells[0].source

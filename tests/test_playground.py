@@ -179,6 +179,15 @@ class TestPlayground:
         press("save_image")
         assert "Saved" in playground._message
 
+    def test_a_closed_one_can_save_its_image(self, playground):
+        image = settled(playground).shown.image
+        playground.close()
+        while playground.painter.state != "closed":
+            time.sleep(0.05)
+        path = playground.save_image()
+        assert (nst.load_image(path, None) - image).abs().max() < 0.003
+        assert "nst.StyleTransfer" in nst.recipe_from_png(path)["code"]
+
     def test_a_value_that_is_refused_is_told(self, playground):
         settled(playground)._weakly(lambda playground, value: float(value))("no number")
         settled(playground)

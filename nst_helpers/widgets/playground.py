@@ -155,10 +155,10 @@ class Playground:
 
     def back(self) -> None:
         """Continue from the timeline's snapshot, or from the second-to-last one; delete everything after it."""
-        earlier = self.painter.history.snapshots[-2:]
-        if self._chosen is not None or earlier:
-            self.painter.back(self._chosen or earlier[0], self.panel.steps.value)
+        snapshot = self._chosen or next(iter(self.painter.history.snapshots[-2:]), None)
+        if snapshot is not None:
             self._chosen = None
+            self.painter.back(snapshot, self.panel.steps.value)
 
     def reset(self) -> None:
         """Delete the painting; the settings stay."""
@@ -169,8 +169,8 @@ class Playground:
         """Save the displayed image as PNG, with its recipe and code embedded; return None if there is none."""
 
         def write(path: Path, history: History, shown: Snapshot) -> Path:
-            assert self.painter.run is not None  # there is an image
-            recipe = {"code": self._code(shown), "step": shown.step} | self.painter.run.recipe
+            run = self.painter.run  # None after `close`
+            recipe = {"code": self._code(shown), "step": shown.step} | (run.recipe if run else {})
             return save_image(shown.image, path, recipe=recipe)
 
         return self._save(".png", write)
@@ -191,7 +191,7 @@ class Playground:
         return self.panel.code.value
 
     def close(self) -> None:
-        """End the threads and remove the widgets; after that, the other methods do nothing."""
+        """End the threads and remove the widgets. After that, the image can be saved, and nothing is painted."""
         self.painter.close()
         self._fresh.set()
         _close(self.panel.box)
