@@ -58,7 +58,7 @@ def machine(device: torch.device) -> dict:
 
 def convolutions(size: int) -> list[tuple[int, int, int]]:
     """Return (input channels, output channels, side) of VGG-16's convolutions up to conv5_1."""
-    network = nst.VGG("vgg16")
+    network = nst.VGG("vgg19")
     layers = [stage.conv for stage in network.stages]
     layers = layers[: layers.index("conv5_1") + 1]
     channels = [3, *map(network.channels, layers)]
@@ -149,7 +149,7 @@ ENGINES = {  # {job: (engine, precision, whether the whole evaluation is in low 
 
 def evaluation(name: str, size: int):
     """Return a function that evaluates loss and gradient once, as the job in MODULES or ENGINES says."""
-    network = nst.load_vgg("vgg16")
+    network = nst.load_vgg()
     content, style = (image.to(network.device) for image in pictures(size))
     noise = torch.randn(content.shape, generator=torch.Generator().manual_seed(0)).to(content)
     image = (content + 0.1 * noise).clamp(0, 1)
@@ -194,7 +194,7 @@ def evaluations(size: int, rounds: int, device: torch.device) -> dict[str, float
 
 def plain_racer(size: int, steps: int):
     """Return a function that makes the next 20 to 25 evaluations of the plain loop."""
-    network = nst.load_vgg("vgg16")
+    network = nst.load_vgg()
     loop = PlainLoop(*(image.to(network.device) for image in pictures(size)), network)
     iterations = loop.iterations()
 
@@ -208,7 +208,7 @@ def plain_racer(size: int, steps: int):
 
 def racer(size: int, steps: int, start: str):
     """Return a function that makes the next 5 steps of the toolkit."""
-    run = nst.StyleTransfer(*pictures(size), network="vgg16", sizes=(size,), steps=steps, start=start)
+    run = nst.StyleTransfer(*pictures(size), sizes=(size,), steps=steps, start=start)
     seconds = 0.0
 
     def advance():
@@ -291,7 +291,7 @@ def memory(size: int, engine: str, steps: int) -> float:
 
 def paint(size: int, engine: str, steps: int) -> None:
     content, style = pictures(size)
-    nst.transfer(content, style, network="vgg16", steps=steps, engine=engine, progress=False)
+    nst.transfer(content, style, steps=steps, engine=engine, progress=False)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)  # Linux counts in KiB
 
 
@@ -329,7 +329,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.paint:
         return paint(options.paint, options.engine, options.steps)
-    network = nst.load_vgg("vgg16")
+    network = nst.load_vgg()
     results = {"machine": machine(network.device), "plot": str(options.out.with_suffix(".png")), "evaluation": {}}
     for size in options.sizes:
         rows = evaluations(size, options.rounds if size < 1024 else min(3, options.rounds), network.device)

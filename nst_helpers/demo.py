@@ -1,4 +1,4 @@
-"""`python -m nst_helpers.demo`: run the quickstart notebook at 512 px, with VGG-19 where it is available."""
+"""`python -m nst_helpers.demo`: run the quickstart notebook at 512 px."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ def main() -> None:
     papermill.execute_notebook(
         notebook,
         outputs / notebook.name,
-        parameters={"network": "auto", "size": 512, "output": str(outputs / "quickstart.jpg")},
+        parameters={"network": "vgg19", "size": 512, "output": str(outputs / "quickstart.jpg")},
         cwd=PROJECT,
         progress_bar=False,
         stdout_file=sys.stdout,  # show what the notebook prints, and its progress bar, while it runs

@@ -23,7 +23,7 @@ CHOSEN: Any = None  # default of settings that are chosen later: the learning ra
 Weights = Mapping[str, float] | Iterable[tuple[str, float]]  # {layer: weight}; stored as pairs
 # Settings that can be changed during a run. To add one: a field of `Settings`, and a property of `StyleTransfer`.
 STEERABLE = ("alpha", "beta", "tv_weight", "content_weights", "style_weights", "optimizer", "learning_rate")
-NETWORK_SETTINGS = ("pooling", "padding", "inputs")  # settings that belong to the network
+NETWORK_SETTINGS = ("pooling", "padding")  # settings that belong to the network
 CHOICES = {
     "precision": PRECISIONS, "optimizer": OPTIMIZERS, "content_loss": CONTENT_LOSSES, "style_loss": STYLE_LOSSES,
     "blend": BLENDS, "color": COLORS,
@@ -35,8 +35,8 @@ LIMITS = dict.fromkeys(("alpha", "beta", "tv_weight", "learning_rate"), math.inf
 class Settings:
     """The settings of a run, frozen: `replace(settings, beta=30)` returns changed ones.
 
-    network: "auto", "vgg16" or "vgg19"; or a `VGG` from `load_vgg`.
-    pooling, padding, inputs: options of the network, see `VGG`.
+    network: "vgg19", "vgg19_torchvision" or "vgg16", see `load_vgg`; or a `VGG` from there.
+    pooling, padding: options of the network, see `VGG`.
     engine: how losses and gradients are computed: "auto" for the fastest available, "plain" for autograd, see
         `engine.pick_engine`; or an `Engine`. `run.engine.name` names the one in use.
     precision: of the gradients: "auto", "float32", "bfloat16" or "float16", see `engine.pick_engine`.
@@ -66,10 +66,9 @@ class Settings:
     Raises ValueError for unknown names and for numbers out of range, and TypeError for unknown settings.
     """
 
-    network: str = "auto"
+    network: str = "vgg19"
     pooling: str = "max"
     padding: str = "zeros"
-    inputs: str = "standardized"
     engine: str = "auto"
     precision: str = "auto"
     sizes: tuple[int, ...] = CHOSEN

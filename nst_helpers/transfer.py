@@ -96,7 +96,7 @@ class StyleTransfer:
         elif given.start == IMAGE:
             raise ValueError("start: expected the image, (1, 3, H, W), that the recipe's run started from; pass it too")
         network = objects.get("network", given.network)
-        self.network = load_vgg(network, given.pooling, device, padding=given.padding, inputs=given.inputs)
+        self.network = load_vgg(network, given.pooling, device, padding=given.padding)
         for name in NETWORK_SETTINGS:
             if name in settings and settings[name] != getattr(self.network, name):
                 raise ValueError(

@@ -8,13 +8,18 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from . import validate
-from .files.weights import load_weights
+from .files.weights import NOTES, Tensors, load_weights
 from .images import IMAGENET_MEAN, IMAGENET_STD, channels
 
-BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # convolutions in each block; weights: `files.weights`
+BLOCKS = {  # convolutions in each block; the weights are in `files.weights`
+    "vgg19": (2, 2, 4, 4, 4),  # the original network of Simonyan and Zisserman, which Gatys et al. used
+    "vgg19_torchvision": (2, 2, 4, 4, 4),  # retrained
+    "vgg16": (2, 2, 3, 3, 3),  # torchvision's
+}
 CHANNELS = (64, 128, 256, 512, 512)  # of each block's feature maps
+ORIGINAL_MEAN = (123.68, 116.779, 103.939)  # RGB, 0 to 255: what the original network's inputs had subtracted
+ORIGINAL_SCALE = 255 * sum(IMAGENET_STD) / 3  # feature maps of the original network are this many times those of ours
 PADDINGS = ("zeros", "reflect", "replicate")
-INPUTS = ("standardized", "255")
 
 
 class Stage(NamedTuple):
@@ -39,13 +44,11 @@ class VGG(nn.Sequential):
     """The convolutional part of VGG, frozen, its layers named conv1_1, relu1_1, conv1_2, … pool5.
 
     Args:
-        name: "vgg16" or "vgg19".
+        name: "vgg19", "vgg19_torchvision" or "vgg16", see `load_vgg`.
         pooling: "max", as in training; "average", slightly more appealing according to Gatys et al. 2016 (section 2);
             or "l2", the root mean square, between the two.
         padding: of the convolutions: "zeros", as in training; "reflect" or "replicate", which avoid a dark frame around
             the picture.
-        inputs: "standardized", as `preprocess` returns them and as in training; or "255": values from 0 to 255 minus
-            the mean, as some published programs feed them. The pretrained weights were not trained on these.
 
     conv4_2 is the output of a convolution, relu4_2 that of its ReLU. No layer works in place, so that a stored feature
     map is not overwritten. The weights are randomly initialized; `load_vgg` returns the pretrained network.
@@ -56,12 +59,12 @@ class VGG(nn.Sequential):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, pooling: str = "max", padding: str = "zeros", inputs: str = "standardized"):
+    def __init__(self, name: str, pooling: str = "max", padding: str = "zeros"):
         super().__init__()
-        self.name, self.note = validate.one_of("network", name, BLOCKS), ""
+        self.name = validate.one_of("network", name, BLOCKS)
+        self.note = NOTES[name]  # which weights `load_vgg` gives it, and whose
         self.pooling = validate.one_of("pooling", pooling, POOLINGS)
         self.padding = validate.one_of("padding", padding, PADDINGS)
-        self.inputs = validate.one_of("inputs", inputs, INPUTS)
         channels_in = 3
         for block, (convolutions, channels_out) in enumerate(zip(BLOCKS[name], CHANNELS, strict=True), start=1):
             for index in range(1, convolutions + 1):
@@ -90,8 +93,8 @@ class VGG(nn.Sequential):
 
     @property
     def kind(self) -> str:
-        """The name, followed by pooling, padding and inputs if they are not the defaults: "vgg16, average"."""
-        choices = ((self.pooling, "max"), (self.padding, "zeros"), (self.inputs, "standardized"))
+        """The name, followed by pooling and padding if they are not the defaults: "vgg19, average"."""
+        choices = ((self.pooling, "max"), (self.padding, "zeros"))
         return ", ".join([self.name, *(value for value, default in choices if value != default)])
 
     @property
@@ -130,8 +133,7 @@ class VGG(nn.Sequential):
 
     def normalize(self, image: Tensor) -> Tensor:
         """Return the input of `forward` for an image in [0, 1] on the network's device. Its values are not checked."""
-        normalized = (image - self.mean) / self.std
-        return normalized if self.inputs == "standardized" else 255 * self.std * normalized
+        return (image - self.mean) / self.std
 
     def forward(self, normalized: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Return {layer: feature maps (B, C, H', W')} of normalized images (B, 3, H, W).
@@ -170,33 +172,50 @@ def pick_device() -> torch.device:
 
 
 def load_vgg(
-    network: str | VGG = "auto",
+    network: str | VGG = "vgg19",
     pooling: str = "max",
     device: torch.device | str | None = None,
     *,
     padding: str = "zeros",
-    inputs: str = "standardized",
 ) -> VGG:
     """Return a pretrained, frozen VGG.
 
     Args:
-        network: "vgg16", "vgg19", or "auto": VGG-19 if its weights are cached or can be fetched, else VGG-16. A `VGG`
-            is returned as it is, moved to `device` if one is given.
-        pooling, padding, inputs: see `VGG`.
+        network: "vgg19", the original network of Simonyan and Zisserman 2015, which Gatys et al. used, see
+            `standardized_input`; "vgg19_torchvision" or "vgg16", which torchvision retrained. A `VGG` is returned as it
+            is, moved to `device` if one is given.
+        pooling, padding: see `VGG`.
         device: default CUDA, then MPS, then the CPU.
 
-    `.name` is the network that was loaded; `.note` says why. Raises ValueError for unknown names, and WeightsError if
-    the weights are not available: an explicit name never falls back to another network.
+    Raises ValueError for unknown names, and WeightsError if the weights are not available.
     """
     if isinstance(network, VGG):
         return network if device is None else network.to(device)
     weights = load_weights(network)
-    vgg = VGG(weights.network, pooling, padding, inputs)
+    if network == "vgg19":
+        weights = standardized_input(weights)
+    vgg = VGG(network, pooling, padding)
     for index, stage in enumerate(vgg.stages):
-        state = {kind: weights.tensors[f"{index}.{kind}"] for kind in ("weight", "bias")}
+        state = {kind: weights[f"{index}.{kind}"] for kind in ("weight", "bias")}
         getattr(vgg, stage.conv).load_state_dict(state)
-    vgg.note = weights.note
     return vgg.to(pick_device() if device is None else device)
+
+
+def standardized_input(weights: Tensors) -> Tensors:
+    """Return the original VGG-19's weights, changed to take what `preprocess` returns instead of BGR from 0 to 255.
+
+    With m = `ORIGINAL_MEAN`, the original's input is v = 255·(σ·x + μ) − m for a standardized x. The first layer is
+    linear: W·v + b = (255·σ·W)·x + b + Σ W·(255·μ − m), its channels reversed from BGR to RGB. The ReLU is homogeneous:
+    with the first layer and all biases divided by s = `ORIGINAL_SCALE`, all feature maps are divided by s, and get
+    about the range of torchvision's networks. They are exact inside the picture. Near its border they differ by up to
+    3 % of their RMS (measured), since zero padding stands for the color μ there instead of m / 255.
+    """
+    W, b = weights["0.weight"].double().flip(1), weights["0.bias"].double()
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    shift = 255 * mean - torch.tensor(ORIGINAL_MEAN, dtype=torch.float64).view(3, 1, 1)
+    first = {"0.weight": 255 * std * W / ORIGINAL_SCALE, "0.bias": (b + (W * shift).sum((1, 2, 3))) / ORIGINAL_SCALE}
+    biases = {name: bias / ORIGINAL_SCALE for name, bias in weights.items() if name.endswith("bias")}
+    return weights | biases | {name: value.float() for name, value in first.items()}
 
 
 def receptive_fields(network: VGG) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Fixtures and helpers that several test files share. The network is VGG-16, since everyone can have it."""
+"""Fixtures and helpers that several test files share. The network is the default one."""
 
 import io
 import shutil
@@ -21,8 +21,8 @@ def root():
 
 
 @pytest.fixture(scope="session")
-def vgg16():
-    return nst.load_vgg("vgg16", device="cpu")
+def vgg():
+    return nst.load_vgg(device="cpu")
 
 
 @pytest.fixture
@@ -37,11 +37,11 @@ def picture():
 
 
 @pytest.fixture
-def make_run(vgg16, picture):
+def make_run(vgg, picture):
     """Makes a StyleTransfer of two small pictures, 64×48 and 60×64 px."""
 
     def make(**settings):
-        settings = {"network": vgg16, "sizes": (48,), "steps": 4, "start": "content", **settings}
+        settings = {"network": vgg, "sizes": (48,), "steps": 4, "start": "content", **settings}
         return nst.StyleTransfer(picture(48, 64), picture(64, 60, seed=1), **settings)
 
     return make
@@ -54,13 +54,13 @@ def images(picture):
 
 
 @pytest.fixture
-def paint(images, vgg16):
+def paint(images, vgg):
     """Paints some steps into a history, as a segment of its own, and returns the last record."""
 
     def segment(history, steps, start="content", settings=(), changes=(), sizes=(64,)):
         run = nst.StyleTransfer(
             *images,
-            network=vgg16,
+            network=vgg,
             sizes=sizes,
             steps=[steps] * len(sizes),
             start=start if start is not None else history.latest.image,
@@ -86,12 +86,12 @@ def brief(monkeypatch):
 
 
 @pytest.fixture
-def playground(images, vgg16, tmp_path, monkeypatch):
+def playground(images, vgg, tmp_path, monkeypatch):
     from nst_helpers.widgets import playground as widgets
 
     monkeypatch.setattr(widgets, "PROJECT", tmp_path)
     monkeypatch.chdir(tmp_path)
-    playground = widgets.Playground(*images, size=64, steps=6, network=vgg16)
+    playground = widgets.Playground(*images, size=64, steps=6, network=vgg)
     yield playground
     playground.close()
 

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.long
 
 
 class TestApp:
-    def test_in_an_app_nobody_names_a_path(self, images, vgg16, tmp_path, picture):
+    def test_in_an_app_nobody_names_a_path(self, images, vgg, tmp_path, picture):
         nst.save_image(picture(48, 48, seed=9), tmp_path / "private.png")
-        playground = settled(Playground(network=vgg16, app=True, size=64, steps=6))
+        playground = settled(Playground(network=vgg, app=True, size=64, steps=6))
         pictures = dict(playground._images)
         ours = [widget for row in walk(playground.panel.box) for widget in row]
         assert not [widget for widget in ours if isinstance(widget, W.Text)]
@@ -43,9 +43,9 @@ class TestApp:
         assert "'/etc/passwd'), 48)  # your own file" in playground.show_code()  # as for a name that does not exist
         playground.close()
 
-    def test_an_app_pauses_while_nobody_looks(self, images, vgg16, monkeypatch):
+    def test_an_app_pauses_while_nobody_looks(self, images, vgg, monkeypatch):
         monkeypatch.setattr(widgets, "PAGE_TIMEOUT_S", 1)
-        playground = Playground(*images, network=vgg16, app=True, size=64, steps=2000)
+        playground = Playground(*images, network=vgg, app=True, size=64, steps=2000)
         settled(playground)
         playground.start()
         deadline = time.monotonic() + 20

@@ -23,7 +23,7 @@ import sys, types
 sys.modules["google.colab"] = types.ModuleType("google.colab")
 sys.path.insert(0, {str(ROOT)!r})
 from nst_helpers.widgets import Playground
-playground = Playground(network="vgg16", size=256, steps=400)
+playground = Playground(size=256, steps=400)
 playground
 """
 

@@ -135,16 +135,16 @@ class TestLuminance:
 
 
 class TestPaintings:
-    def paint(self, vgg16, muted, color):
+    def paint(self, vgg, muted, color):
         run = nst.StyleTransfer(
-            muted(0), muted(1), network=vgg16, sizes=(48,), steps=6, color=color, start="noise", engine="plain"
+            muted(0), muted(1), network=vgg, sizes=(48,), steps=6, color=color, start="noise", engine="plain"
         )
         return run, [record.image for record in run]
 
     @pytest.mark.parametrize("space", colors.SPACES)
     @pytest.mark.parametrize("way", ["luminance", "content"])
-    def test_the_contents_colors_are_put_back(self, vgg16, muted, way, space):
-        run, images = self.paint(vgg16, muted, f"{way}_{space}")
+    def test_the_contents_colors_are_put_back(self, vgg, muted, way, space):
+        run, images = self.paint(vgg, muted, f"{way}_{space}")
         there, _ = colors.SPACES[space]
         photograph = nst.load_image(muted(0), 48)
         for image in (run.image, run.best, images[-1]):
@@ -152,22 +152,22 @@ class TestPaintings:
             assert chroma.abs().mean() < 0.01  # more only where it was clipped
             assert (there(image)[:, :1] - there(photograph)[:, :1]).abs().mean() > 0.002
 
-    def test_before_the_run_both_are_gray_and_alike(self, vgg16, muted):
-        run, _ = self.paint(vgg16, muted, "luminance_yiq")
+    def test_before_the_run_both_are_gray_and_alike(self, vgg, muted):
+        run, _ = self.paint(vgg, muted, "luminance_yiq")
         content, style = run.problem.content_image, run.problem.regions[0].styles[0].image
         for image in (content, style):
             assert (image - image.mean(1, keepdim=True)).abs().max() < 1e-3
         torch.testing.assert_close(style.mean(), content.mean(), atol=1e-3, rtol=0)
 
     @pytest.mark.parametrize("method", colors.RECOLORINGS)
-    def test_the_style_is_recolored(self, vgg16, muted, method):
-        run, _ = self.paint(vgg16, muted, method)
+    def test_the_style_is_recolored(self, vgg, muted, method):
+        run, _ = self.paint(vgg, muted, method)
         expected = nst.recolor(muted(1), muted(0), method)
         torch.testing.assert_close(run.problem.regions[0].styles[0].image, expected)
-        plain, _ = self.paint(vgg16, muted, "style")
+        plain, _ = self.paint(vgg, muted, "style")
         wanted = moments(muted(0))[0]
         assert (moments(run.image)[0] - wanted).norm() < (moments(plain.image)[0] - wanted).norm()
 
-    def test_unknown(self, vgg16, muted):
+    def test_unknown(self, vgg, muted):
         with pytest.raises(ValueError, match=r"color: expected one of style, symmetric, .*, got 'luminance'"):
-            self.paint(vgg16, muted, "luminance")
+            self.paint(vgg, muted, "luminance")

@@ -109,12 +109,12 @@ class TestControls:
         assert panel.controls["alpha"].value == pytest.approx(values["alpha"], rel=0.005)
 
     @pytest.mark.parametrize("style_loss", STYLE_LOSSES)
-    def test_how_stylized_is_the_balance(self, images, vgg16, style_loss):
+    def test_how_stylized_is_the_balance(self, images, vgg, style_loss):
         """The same number as in the API, for any loss."""
-        playground = settled(Playground(*images, network=vgg16, style_loss=style_loss))
+        playground = settled(Playground(*images, network=vgg, style_loss=style_loss))
         playground._refresh()
         slider = playground.panel.stylized
-        run = nst.StyleTransfer(*images, network=vgg16, style_loss=style_loss, sizes=(64,), balance=0.5)
+        run = nst.StyleTransfer(*images, network=vgg, style_loss=style_loss, sizes=(64,), balance=0.5)
         playground.panel.controls["beta"].value = run.beta
         assert slider.value == 0.5
         slider.value = 0.3

@@ -16,9 +16,10 @@ from nst_helpers.files import weights
 
 
 @pytest.mark.long
-def test_the_demo(clone, vgg16, tmp_path):
-    """`python -m nst_helpers.demo` with VGG-16 cached and nothing in reach: it says so, and paints well."""
-    cached = weights._features_path()
+def test_the_demo(clone, vgg, tmp_path):
+    """`python -m nst_helpers.demo` with the weights cached and nothing in reach."""
+    (source,) = weights.SOURCES["vgg19"]
+    cached = weights._cached(source)
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     shutil.copy(cached, tmp_path / "hub" / "checkpoints" / cached.name)
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
@@ -33,10 +34,7 @@ def test_the_demo(clone, vgg16, tmp_path):
     outputs = clone / "outputs"
     for name in ("quickstart.jpg", "quickstart_grid.jpg", "00_quickstart.ipynb"):
         assert str(outputs / name) in done.stdout
-    said = (
-        r"with VGG-16, since VGG-19 is not available \(.+cannot be reached.+\)\. Steps: \d+ at 128 px, .+ at 512 px\."
-    )
-    assert re.search(said, done.stdout)
+    assert re.search(r"with VGG-19, the original .+ CC BY 4\.0\)\. Steps: \d+ at 128 px, .+ at 512 px\.", done.stdout)
     assert "step/s" in done.stdout  # the progress bar moved
     assert re.search(r"step 20 \(128 px\): total [\d.]+, content [\d.]+, style [\d.]+", done.stdout)
     assert re.search(r"Everything took \d+ s\. Next, `make lab`", done.stdout)

@@ -30,9 +30,9 @@ class TestHistory:
         paint(history, 3, changes={1: {"style_weights": weights}, 2: {"tv_weight": 5}}, sizes=(32, 64))
         assert [note.text for note in history.annotations] == ["32 px", "relu3_1 2", "TV 5", "64 px"]
 
-    def test_changes_of_a_gesture_share_an_annotation(self, paint, images, vgg16):
+    def test_changes_of_a_gesture_share_an_annotation(self, paint, images, vgg):
         history = History()
-        run = nst.StyleTransfer(*images, network=vgg16, sizes=(32, 64), steps=(5, 4), start="content")
+        run = nst.StyleTransfer(*images, network=vgg, sizes=(32, 64), steps=(5, 4), start="content")
         history.begin(run, "content")
         for step, record in enumerate(run):
             history.add(run, record, gesture=max(1, step // 3))
@@ -82,7 +82,7 @@ class TestHistory:
         assert len(history.snapshots) <= 3
 
     @pytest.mark.long
-    def test_code_paints_it_again(self, paint, images, vgg16, tmp_path, monkeypatch):
+    def test_code_paints_it_again(self, paint, images, vgg, tmp_path, monkeypatch):
         history = History()
         paint(history, 5, changes={2: {"beta": 40.0}, 3: {"optimizer": "adam", "learning_rate": 0.01}}, sizes=(32, 64))
         history.cut(history.snapshots[7])

@@ -33,10 +33,8 @@ class TestSize:
             lambda: nst.load_image(photo, size=640),
             lambda: nst.load_mask(tmp_path / "small.png", 640),
             lambda: nst.load_transparent(photo, 640),
-            lambda: nst.StyleTransfer(picture(), picture(), network="vgg16", sizes=(80,), device="cpu"),
-            lambda: nst.transfer(
-                picture(), picture(), network="vgg16", sizes=(80,), steps=1, device="cpu", progress=False
-            ),
+            lambda: nst.StyleTransfer(picture(), picture(), sizes=(80,), device="cpu"),
+            lambda: nst.transfer(picture(), picture(), sizes=(80,), steps=1, device="cpu", progress=False),
         ]
         for call in calls:
             with pytest.warns(UserWarning, match="enlarged") as caught:
@@ -195,11 +193,11 @@ class TestSaveTransparent:
             nst.save_image(image, tmp_path / "a.png", mask=mask[..., :10, :10])
 
 
-def test_a_painting_of_it(disc, picture, vgg16, tmp_path):
+def test_a_painting_of_it(disc, picture, vgg, tmp_path):
     """Style goes where something is; the rest stays as it was, and transparent."""
     image, mask = nst.load_transparent(disc[0], None)
     region = nst.Region(mask, picture(64, 80, 3))
-    result = nst.transfer(image, region, network=vgg16, sizes=(80,), steps=4, progress=False)
+    result = nst.transfer(image, region, network=vgg, sizes=(80,), steps=4, progress=False)
     assert torch.equal(result.image * (mask == 0), image * (mask == 0))
     path = nst.save_image(result.image, tmp_path / "painting.png", mask=mask)
     with Image.open(path) as picture:

@@ -6,7 +6,7 @@ from PIL import Image
 import nst_helpers as nst
 from nst_helpers.masks import feathered, find_regions, load_mask, parts_of
 
-NETWORK = nst.VGG("vgg16")  # for its geometry
+NETWORK = nst.VGG("vgg19")  # for its geometry
 
 
 def box(height=48, width=64):
@@ -56,13 +56,13 @@ class TestFindRegions:
         assert torch.equal(masks[1:], box())
         assert torch.equal(masks.sum(0), torch.ones(1, 48, 64))
 
-    def test_by_features(self, vgg16):
+    def test_by_features(self, vgg):
         """Two textures of the same mean color, which colors alone do not tell apart."""
         torch.manual_seed(0)
         stripes = (torch.arange(64) // 4 % 2).float().expand(1, 3, 64, 64)
         noise = torch.rand(1, 1, 64, 64).expand(1, 3, 64, 64).round()
         image = torch.cat([stripes, noise], 3)
-        masks = torch.cat(find_regions(image, 2, network=vgg16, layer="relu2_1"))
+        masks = torch.cat(find_regions(image, 2, network=vgg, layer="relu2_1"))
         left = masks[:, 0, :, :60].mean((1, 2))
         right = masks[:, 0, :, 68:].mean((1, 2))
         assert (left - right).abs().max() > 0.9

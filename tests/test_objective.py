@@ -35,10 +35,10 @@ def image():
 
 
 @pytest.fixture
-def exact(vgg16):
-    """VGG-16 in float64, in which the losses are computed once more."""
-    network = nst.VGG("vgg16").double()
-    network.load_state_dict(vgg16.state_dict())
+def exact(vgg):
+    """VGG-19 in float64, in which the losses are computed once more."""
+    network = nst.VGG("vgg19").double()
+    network.load_state_dict(vgg.state_dict())
     return network
 
 
@@ -52,9 +52,9 @@ def make_run(pictures, network, style=None, **settings):
 class TestStyleLosses:
     @pytest.mark.parametrize("engine", ENGINES)
     @pytest.mark.parametrize("style_loss", STYLE_LOSSES)
-    def test_value(self, style_loss, engine, pictures, image, vgg16, exact):
+    def test_value(self, style_loss, engine, pictures, image, vgg, exact):
         weights = {"relu3_1": 1.0, "relu4_1": 0.5} if style_loss == "nearest" else WEIGHTS
-        run = make_run(pictures, vgg16, style_loss=style_loss, style_weights=weights, engine=engine)
+        run = make_run(pictures, vgg, style_loss=style_loss, style_weights=weights, engine=engine)
         found = run.evaluate(image, run.settings).losses[2]
         F, S = (features(x, exact, weights) for x in (image, nst.load_image(pictures[1], 64)))
         expected = sum(
@@ -64,8 +64,8 @@ class TestStyleLosses:
         assert found == pytest.approx(expected.item(), rel=1e-3 if engine == "plain" else 3e-2)
 
     @pytest.mark.parametrize("style_loss", STYLE_LOSSES)
-    def test_gradient_is_that_of_the_value(self, style_loss, pictures, image, vgg16):
-        run = make_run(pictures, vgg16, style_loss=style_loss, engine="plain", alpha=0)
+    def test_gradient_is_that_of_the_value(self, style_loss, pictures, image, vgg):
+        run = make_run(pictures, vgg, style_loss=style_loss, engine="plain", alpha=0)
         at = run.evaluate(image, run.settings)
         torch.manual_seed(0)
         direction = at.gradient.sign() + 0.1 * torch.randn_like(image)
@@ -74,38 +74,36 @@ class TestStyleLosses:
         assert (up - down) / (2 * step) == pytest.approx((at.gradient * direction).sum().item(), rel=2e-2)
 
     @pytest.mark.parametrize("style_loss", STYLE_LOSSES)
-    def test_is_nothing_for_the_style_itself(self, style_loss, pictures, vgg16):
+    def test_is_nothing_for_the_style_itself(self, style_loss, pictures, vgg):
         style = nst.load_image(pictures[1], 64)
-        run = nst.StyleTransfer(
-            style, style, network=vgg16, sizes=(64,), style_loss=style_loss, engine="plain", steps=5
-        )
+        run = nst.StyleTransfer(style, style, network=vgg, sizes=(64,), style_loss=style_loss, engine="plain", steps=5)
         losses = run.evaluate(style, run.settings).losses
         other = run.evaluate(torch.rand_like(style), run.settings).losses
         assert losses[2] < 1e-3 * other[2]
 
     @pytest.mark.parametrize("style_loss", STYLE_LOSSES)
-    def test_falls(self, style_loss, pictures, vgg16):
-        run = make_run(pictures, vgg16, style_loss=style_loss, steps=12, alpha=0)
+    def test_falls(self, style_loss, pictures, vgg):
+        run = make_run(pictures, vgg, style_loss=style_loss, steps=12, alpha=0)
         first = run.step().total
         list(run)
         assert run.best_loss < 0.7 * first
 
-    def test_unknown(self, pictures, vgg16):
+    def test_unknown(self, pictures, vgg):
         with pytest.raises(ValueError, match=r"style_loss: expected one of gram, .*did you mean 'wasserstein'"):
-            make_run(pictures, vgg16, style_loss="waserstein")
+            make_run(pictures, vgg, style_loss="waserstein")
 
 
 class TestContentLosses:
     @pytest.mark.parametrize("engine", ENGINES)
-    def test_features_of_several_layers(self, engine, pictures, image, vgg16, exact):
-        run = make_run(pictures, vgg16, engine=engine)
+    def test_features_of_several_layers(self, engine, pictures, image, vgg, exact):
+        run = make_run(pictures, vgg, engine=engine)
         F, P = (features(x, exact, CONTENT) for x in (image, pictures[0]))
         expected = sum(w * (F[layer] - P[layer]).square().mean() for layer, w in CONTENT.items())
         found = run.evaluate(image, run.settings).losses[1]
         assert found == pytest.approx(expected.item(), rel=1e-4 if engine == "plain" else 3e-2)
 
-    def test_self_similarity(self, pictures, image, vgg16, exact):
-        run = make_run(pictures, vgg16, content_loss="self_similarity", content_weights={"relu4_1": 1}, engine="plain")
+    def test_self_similarity(self, pictures, image, vgg, exact):
+        run = make_run(pictures, vgg, content_loss="self_similarity", content_weights={"relu4_1": 1}, engine="plain")
 
         def distances(x):
             F = features(x, exact, ["relu4_1"])["relu4_1"]
@@ -116,8 +114,8 @@ class TestContentLosses:
         assert run.evaluate(image, run.settings).losses[1] == pytest.approx(expected.item(), rel=1e-3)
         assert run.evaluate(pictures[0], run.settings).losses[1] < 1e-5
 
-    def test_weights_may_be_set_on_the_way(self, pictures, vgg16):
-        run = make_run(pictures, vgg16)
+    def test_weights_may_be_set_on_the_way(self, pictures, vgg):
+        run = make_run(pictures, vgg)
         first = run.step()
         run.content_weights = {"relu3_1": 2.0}
         assert run.step().settings.content_weights == (("relu3_1", 2.0),)
@@ -128,17 +126,17 @@ class TestContentLosses:
 
 class TestTotalVariation:
     @pytest.mark.parametrize("power", [1, 2])
-    def test_power(self, power, pictures, image, vgg16):
-        run = make_run(pictures, vgg16, tv=f"l{power}", tv_weight=3.0)
+    def test_power(self, power, pictures, image, vgg):
+        run = make_run(pictures, vgg, tv=f"l{power}", tv_weight=3.0)
         across, down = image[..., 1:] - image[..., :-1], image[..., 1:, :] - image[..., :-1, :]
         expected = (across.abs() ** power).mean() + (down.abs() ** power).mean()
         total, content, style, variation = run.evaluate(image, run.settings).losses
         assert variation == pytest.approx(expected.item(), rel=1e-5)
         assert total == pytest.approx(content + 10 * style + 3 * variation, rel=1e-5)
 
-    def test_bad_power(self, pictures, vgg16):
+    def test_bad_power(self, pictures, vgg):
         with pytest.raises(ValueError, match="tv: expected one of l1, l2, got 'l3'"):
-            make_run(pictures, vgg16, tv="l3")
+            make_run(pictures, vgg, tv="l3")
         with pytest.raises(ValueError, match="power: expected 1 or 2, got 3"):
             nst.total_variation_loss(pictures[0], 3)
 
@@ -149,41 +147,41 @@ class TestSeveralStyles:
         run = make_run(pictures, network, styles, blend=blend, style_loss=style_loss, engine="plain", **settings)
         return run.evaluate(image, run.settings)
 
-    def test_blended_on_gram_matrices(self, pictures, image, vgg16, exact):
+    def test_blended_on_gram_matrices(self, pictures, image, vgg, exact):
         F, S, T = (features(x, exact, WEIGHTS) for x in (image, *(nst.load_image(p, 64) for p in pictures[1:])))
         expected = 0
         for layer, w in WEIGHTS.items():
             f, s, t = (gram(x[layer], everywhere(x[layer])) for x in (F, S, T))
             expected += w * (f - (0.75 * s + 0.25 * t)).square().mean() / 4
-        assert self.losses(pictures, image, vgg16, "statistics").losses[2] == pytest.approx(expected.item(), rel=1e-4)
+        assert self.losses(pictures, image, vgg, "statistics").losses[2] == pytest.approx(expected.item(), rel=1e-4)
 
-    def test_blended_on_losses(self, pictures, image, vgg16):
+    def test_blended_on_losses(self, pictures, image, vgg):
         each = [
             run.evaluate(image, run.settings).losses[2]
-            for run in (make_run(pictures, vgg16, style, engine="plain") for style in pictures[1:])
+            for run in (make_run(pictures, vgg, style, engine="plain") for style in pictures[1:])
         ]
-        found = self.losses(pictures, image, vgg16, "losses").losses[2]
+        found = self.losses(pictures, image, vgg, "losses").losses[2]
         assert found == pytest.approx(0.75 * each[0] + 0.25 * each[1], rel=1e-5)
 
     @pytest.mark.parametrize("style_loss", ["gram", "mean_std", "sliced_wasserstein", "wasserstein"])
-    def test_of_squares_both_have_the_same_gradient(self, style_loss, pictures, vgg16):
+    def test_of_squares_both_have_the_same_gradient(self, style_loss, pictures, vgg):
         blends = "statistics", "losses"
         image = pictures[1][:, :, :48]
-        a, b = (self.losses(pictures, image, vgg16, blend, style_loss, alpha=0) for blend in blends)
+        a, b = (self.losses(pictures, image, vgg, blend, style_loss, alpha=0) for blend in blends)
         assert b.losses[2] > a.losses[2]
         cosine = torch.cosine_similarity(a.gradient.flatten(), b.gradient.flatten(), 0).item()
         assert (cosine > 1 - 5e-5) == (style_loss != "wasserstein")
 
     @pytest.mark.parametrize("style_loss", STYLE_LOSSES)
-    def test_two_that_are_the_same_are_one(self, style_loss, pictures, image, vgg16):
+    def test_two_that_are_the_same_are_one(self, style_loss, pictures, image, vgg):
         blend = "losses" if style_loss == "nearest" else "statistics"
-        one = make_run(pictures, vgg16, style_loss=style_loss, engine="plain")
-        two = make_run(pictures, vgg16, [pictures[1]] * 2, style_loss=style_loss, engine="plain", blend=blend)
+        one = make_run(pictures, vgg, style_loss=style_loss, engine="plain")
+        two = make_run(pictures, vgg, [pictures[1]] * 2, style_loss=style_loss, engine="plain", blend=blend)
         expected = one.evaluate(image, one.settings).losses
         assert two.evaluate(image, two.settings).losses == pytest.approx(expected, rel=1e-4)
 
-    def test_scale(self, pictures, image, vgg16, exact):
-        run = make_run(pictures, vgg16, Style(pictures[1], scale=0.5), engine="plain")
+    def test_scale(self, pictures, image, vgg, exact):
+        run = make_run(pictures, vgg, Style(pictures[1], scale=0.5), engine="plain")
         F, S = (features(x, exact, WEIGHTS) for x in (image, nst.load_image(pictures[1], 32)))
         expected = sum(
             w * naive_gram(F[layer], everywhere(F[layer]), S[layer], everywhere(S[layer]))
@@ -191,19 +189,19 @@ class TestSeveralStyles:
         )
         assert run.evaluate(image, run.settings).losses[2] == pytest.approx(expected.item(), rel=1e-4)
 
-    def test_nonsense(self, pictures, vgg16):
+    def test_nonsense(self, pictures, vgg):
         with pytest.raises(ValueError, match="at least one style with a weight above 0"):
-            make_run(pictures, vgg16, [Style(pictures[1], 0.0), Style(pictures[2], 0.0)])
+            make_run(pictures, vgg, [Style(pictures[1], 0.0), Style(pictures[2], 0.0)])
         with pytest.raises(ValueError, match="at least one style with a weight above 0"):
-            make_run(pictures, vgg16, [])
+            make_run(pictures, vgg, [])
         with pytest.raises(ValueError, match="a style's weight: expected a finite number"):
             Style(pictures[1], -1)
         with pytest.raises(ValueError, match=r"a style's scale: expected a finite number, at least 0\.01"):
             Style(pictures[1], scale=0)
         with pytest.raises(ValueError, match="cannot blend the statistics of several styles"):
-            make_run(pictures, vgg16, pictures[1:], style_loss="nearest")
+            make_run(pictures, vgg, pictures[1:], style_loss="nearest")
         with pytest.raises(ValueError, match="blend: expected one of statistics, losses"):
-            make_run(pictures, vgg16, pictures[1:], blend="grams")
+            make_run(pictures, vgg, pictures[1:], blend="grams")
 
 
 def soft_masks():
@@ -220,10 +218,10 @@ def down(mask, layer):
 class TestRegions:
     @pytest.mark.parametrize("engine", ENGINES)
     @pytest.mark.parametrize("style_loss", ["gram", "mean_std", "wasserstein"])
-    def test_each_has_its_style_and_its_area(self, style_loss, engine, pictures, image, vgg16, exact):
+    def test_each_has_its_style_and_its_area(self, style_loss, engine, pictures, image, vgg, exact):
         masks = soft_masks()
         regions = [Region(masks[0], pictures[1]), Region(masks[1], pictures[2], weight=2.0)]
-        run = make_run(pictures, vgg16, regions, style_loss=style_loss, engine=engine)
+        run = make_run(pictures, vgg, regions, style_loss=style_loss, engine=engine)
         F, *S = (features(x, exact, WEIGHTS) for x in (image, *(nst.load_image(p, 64) for p in pictures[1:])))
         expected = sum(
             weight * mask.mean() * w * NAIVE[style_loss](F[layer], down(mask, layer), s[layer], everywhere(s[layer]))
@@ -234,58 +232,58 @@ class TestRegions:
         assert found == pytest.approx(expected.item(), rel=1e-3 if engine == "plain" else 3e-2)
 
     @pytest.mark.parametrize("style_loss", STYLE_LOSSES)
-    def test_one_that_is_everywhere_is_no_region(self, style_loss, pictures, image, vgg16):
-        one = make_run(pictures, vgg16, style_loss=style_loss, engine="plain")
+    def test_one_that_is_everywhere_is_no_region(self, style_loss, pictures, image, vgg):
+        one = make_run(pictures, vgg, style_loss=style_loss, engine="plain")
         region = Region(torch.ones(1, 1, 48, 64), pictures[1])
-        same = make_run(pictures, vgg16, region, style_loss=style_loss, engine="plain")
+        same = make_run(pictures, vgg, region, style_loss=style_loss, engine="plain")
         expected = one.evaluate(image, one.settings)
         found = same.evaluate(image, same.settings)
         assert found.losses == pytest.approx(expected.losses, rel=1e-4)
         assert torch.cosine_similarity(found.gradient.flatten(), expected.gradient.flatten(), 0) > 0.9999
 
     @pytest.mark.parametrize("style_loss", STYLE_LOSSES)
-    def test_where_none_is_the_photograph_stays(self, style_loss, pictures, vgg16):
+    def test_where_none_is_the_photograph_stays(self, style_loss, pictures, vgg):
         mask = (torch.arange(64) < 30).float().expand(1, 1, 48, 64)
-        run = make_run(pictures, vgg16, Region(mask, pictures[1]), style_loss=style_loss, steps=4, start="noise")
+        run = make_run(pictures, vgg, Region(mask, pictures[1]), style_loss=style_loss, steps=4, start="noise")
         records = list(run)
         for image in (run.image, run.best, records[-1].image):
             assert torch.equal(image[..., 30:], pictures[0][..., 30:])
             assert (image[..., :30] - pictures[0][..., :30]).abs().mean() > 0.05
         assert records[-1].style < records[0].style
 
-    def test_a_soft_edge_is_a_mixture(self, pictures, vgg16):
+    def test_a_soft_edge_is_a_mixture(self, pictures, vgg):
         mask = soft_masks()[0]
-        run = make_run(pictures, vgg16, Region(mask, pictures[1]), steps=2, start="noise")
+        run = make_run(pictures, vgg, Region(mask, pictures[1]), steps=2, start="noise")
         z = run.state.image
         torch.testing.assert_close(run.image, mask * z + (1 - mask) * pictures[0])
 
-    def test_a_small_mask_counts_in_every_layer(self, pictures, vgg16):
+    def test_a_small_mask_counts_in_every_layer(self, pictures, vgg):
         mask = torch.zeros(1, 1, 48, 64)
         mask[..., -1, -1] = 1
         weights = dict.fromkeys(("relu1_1", "relu5_1"), 1.0)
-        run = make_run(pictures, vgg16, Region(mask, pictures[1]), style_weights=weights)
+        run = make_run(pictures, vgg, Region(mask, pictures[1]), style_weights=weights)
         assert run.step().style > 0
 
-    def test_found_regions_may_be_used(self, pictures, vgg16):
+    def test_found_regions_may_be_used(self, pictures, vgg):
         masks = find_regions(pictures[0], 2)
         regions = [Region(mask, style) for mask, style in zip(masks, pictures[1:], strict=True)]
-        run = make_run(pictures, vgg16, regions, start="recolored", steps=3)
+        run = make_run(pictures, vgg, regions, start="recolored", steps=3)
         records = list(run)
         assert records[-1].total < records[0].total
 
-    def test_start_in_the_colors_of_each(self, pictures, vgg16):
+    def test_start_in_the_colors_of_each(self, pictures, vgg):
         mask = (torch.arange(64) < 32).float().expand(1, 1, 48, 64)
         regions = [Region(mask, pictures[1]), Region(1 - mask, pictures[2])]
-        run = make_run(pictures, vgg16, regions, start="recolored")
+        run = make_run(pictures, vgg, regions, start="recolored")
         for style, part in zip(pictures[1:], (slice(0, 32), slice(32, 64)), strict=True):
             torch.testing.assert_close(run.image[..., part], nst.recolor(pictures[0], style)[..., part])
 
-    def test_nonsense(self, pictures, vgg16):
+    def test_nonsense(self, pictures, vgg):
         mask = torch.ones(1, 1, 48, 64)
         with pytest.raises(
             ValueError, match=r"the content image's \(48, 64\) px, got a region's mask of \(20, 20\) px"
         ):
-            make_run(pictures, vgg16, Region(torch.ones(1, 1, 20, 20), pictures[1]))
+            make_run(pictures, vgg, Region(torch.ones(1, 1, 20, 20), pictures[1]))
         with pytest.raises(ValueError, match=r"a region's mask: .* 0 everywhere"):
             Region(torch.zeros(1, 1, 48, 64), pictures[1])
         with pytest.raises(ValueError, match=r"a region's mask: expected a tensor \(1, 1, H, W\)"):
@@ -293,7 +291,7 @@ class TestRegions:
         with pytest.raises(ValueError, match=r"expected values in \[0, 1\], got values from 0 to 255"):
             Region(torch.tensor([0.0, 255.0]).expand(1, 1, 48, 2), pictures[1])
         with pytest.raises(ValueError, match="only styles or only regions"):
-            make_run(pictures, vgg16, [Region(mask, pictures[1]), pictures[2]])
+            make_run(pictures, vgg, [Region(mask, pictures[1]), pictures[2]])
 
 
 class Counted(TorchDispatchMode):
@@ -307,9 +305,9 @@ class Counted(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("engine", ["plain", "direct"])
-def test_what_is_not_used_costs_nothing(engine, pictures, image, vgg16):
+def test_what_is_not_used_costs_nothing(engine, pictures, image, vgg):
     """A default evaluation makes the very operations of the formulas of notebook 05, and no more."""
-    run = nst.StyleTransfer(pictures[0], pictures[1], network=vgg16, sizes=(64,), steps=5, engine=engine)
+    run = nst.StyleTransfer(pictures[0], pictures[1], network=vgg, sizes=(64,), steps=5, engine=engine)
     style_weights = dict(nst.STYLE_WEIGHTS)
     with torch.no_grad():
         P = run.engine(pictures[0], ["relu4_2"], [])[0]["relu4_2"]

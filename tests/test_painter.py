@@ -16,8 +16,8 @@ pytestmark = pytest.mark.long
 
 
 @pytest.fixture
-def painter(images, vgg16):
-    painter = Painter(*images, network=vgg16)
+def painter(images, vgg):
+    painter = Painter(*images, network=vgg)
     yield painter
     painter.close()
 
@@ -180,9 +180,9 @@ class TestPainter:
         painter.wait(60)
         assert painter.state == "stopped"
 
-    def test_the_thread_ends(self, images, vgg16):
+    def test_the_thread_ends(self, images, vgg):
         others = set(threading.enumerate())
-        left, closed = Painter(*images, network=vgg16), Painter(*images, network=vgg16)
+        left, closed = Painter(*images, network=vgg), Painter(*images, network=vgg)
         left.paint((64,), 5000, "content")
         weak = weakref.ref(left)
         closed.close()

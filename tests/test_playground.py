@@ -216,9 +216,9 @@ class TestPlayground:
         exec(playground.show_code(), names)
         assert torch.equal(names["image"], playground.shown.image)
 
-    def test_unknown_choices_close_nothing(self, playground, images, vgg16):
+    def test_unknown_choices_close_nothing(self, playground, images, vgg):
         with pytest.raises(ValueError, match=r"color: expected one of style, .+'luminance_yiq'"):
-            Playground(*images, network=vgg16, color="luminance_yik")
+            Playground(*images, network=vgg, color="luminance_yik")
         assert playground.painter.state != "closed"
 
     @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ class TestPlayground:
     )
     def test_code_has_every_choice(self, brief, images, pooling, choices, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)  # where the code saves its painting
-        playground = settled(Playground(*images, network=nst.load_vgg("vgg16", pooling), **choices))
+        playground = settled(Playground(*images, network=nst.load_vgg("vgg19", pooling), **choices))
         assert dataclasses.asdict(playground.painter.run.settings).items() > choices.items()
         names = {"content_image": images[0], "style_image": images[1]}
         exec(playground.show_code(), names)
@@ -249,8 +249,8 @@ class TestPlayground:
         assert "TypeError" in playground.panel.messages.value
         assert 'role="alert"' in playground.panel.messages.value
 
-    def test_there_is_one(self, playground, images, vgg16):
-        other = Playground(*images, network=vgg16)
+    def test_there_is_one(self, playground, images, vgg):
+        other = Playground(*images, network=vgg)
         deadline = time.monotonic() + 20
         while playground.painter.state != "closed" and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -258,8 +258,8 @@ class TestPlayground:
         playground.start()  # does nothing
         other.close()
 
-    def test_it_is_not_kept_alive(self, images, vgg16):
-        playground = Playground(*images, network=vgg16)
+    def test_it_is_not_kept_alive(self, images, vgg):
+        playground = Playground(*images, network=vgg)
         playground.start()
         weak = weakref.ref(playground)
         del playground
@@ -269,10 +269,10 @@ class TestPlayground:
             time.sleep(0.05)
         assert weak() is None
 
-    def test_in_colab_ticks_paint(self, images, vgg16, monkeypatch):
+    def test_in_colab_ticks_paint(self, images, vgg, monkeypatch):
         monkeypatch.setitem(sys.modules, "google.colab", sys)
         others = set(threading.enumerate())  # one of a playground before may be about to end
-        playground = Playground(*images, network=vgg16)
+        playground = Playground(*images, network=vgg)
         assert playground.panel.ticks.layout.display is None
         for tick in range(1, 6):
             playground.panel.ticks.value = tick
@@ -327,7 +327,7 @@ def test_python_may_end_in_the_middle(images, tmp_path):
     code = f"""
 import time
 from nst_helpers.widgets import Playground
-playground = Playground(*{pictures}, network="vgg16", size=64, steps=2000)
+playground = Playground(*{pictures}, size=64, steps=2000)
 playground.start()
 while playground.steps_made < 3:
     time.sleep(0.05)

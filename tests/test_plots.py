@@ -38,8 +38,8 @@ def test_show_grid(picture, tmp_path):
     assert [ax.get_title() for ax in titled.axes] == ["a", "b", "c"]
 
 
-def test_show_losses(vgg16, picture):
-    run = nst.StyleTransfer(picture(), picture(seed=1), network=vgg16, sizes=(32, 48), steps=(2, 4), beta=3)
+def test_show_losses(vgg, picture):
+    run = nst.StyleTransfer(picture(), picture(seed=1), network=vgg, sizes=(32, 48), steps=(2, 4), beta=3)
     list(run)
     figure = nst.show_losses(run.history)
     (ax,) = figure.axes

@@ -7,7 +7,7 @@ from torch.nn.functional import conv2d, max_pool2d
 
 import nst_helpers as nst
 from nst_helpers import vgg
-from nst_helpers.presets import convert_weights, presets
+from nst_helpers.presets import convert_weights, preset, presets
 
 MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 1, 1)
@@ -20,9 +20,9 @@ def small(monkeypatch):
     """Makes a VGG-19 of a few channels with random weights, in float64."""
     monkeypatch.setattr(vgg, "CHANNELS", (4, 5, 6, 7, 8))
 
-    def make(inputs="standardized"):
+    def make():
         torch.manual_seed(0)
-        network = nst.VGG("vgg19", inputs=inputs).double()
+        network = nst.VGG("vgg19").double()
         for layer in network.children():
             if isinstance(layer, torch.nn.Conv2d):
                 torch.nn.init.kaiming_normal_(layer.weight)
@@ -58,8 +58,8 @@ def standardized(x):
     return (x - MEAN) / STD
 
 
-def up_to_255(x):
-    return 255 * x - 255 * MEAN
+SCALE = 255 * (0.229 + 0.224 + 0.225) / 3  # of feature maps of inputs from 0 to 255
+UP_TO_255 = {"jc", "nspt", "gatys_pytorch", "gatys_lua", "anish", "tensorflow", "keras", "gordic"}
 
 
 def raw(F):
@@ -100,12 +100,12 @@ def nst_formula(F, P, S, x):
 
 
 def jc(F, P, S, x):
-    tv = 0.5 * 1e-3 * sum((d**2).sum() for d in inside(standardized(x)))
+    tv = 0.5 * 1e-3 * sum((d**2).sum() for d in inside(256 * x))
     return 5 * mse(F["relu4_2"], P["relu4_2"]) + sum(100 * mse(cm(F[k]), cm(S[k])) for k in FIRSTS) + tv
 
 
 def nspt(F, P, S, x):
-    X = standardized(x)
+    X = 255 * x
     tv = 1e-3 * (dx(X).abs().sum() + dy(X).abs().sum())
     return 5 * mse(F["relu4_2"], P["relu4_2"]) + sum(100 * mse(cm(F[k]), cm(S[k])) for k in FIRSTS) + tv
 
@@ -115,7 +115,7 @@ def gatys(F, P, S, x):
 
 
 def anish(F, P, S, x):
-    X = standardized(x)
+    X = 255 * x
     tv = 100 * ((dy(X) ** 2).mean() + (dx(X) ** 2).mean())
     return 5 * mse(F["relu4_2"], P["relu4_2"]) + sum(500 / 5 * mse(cm(F[k]), cm(S[k])) for k in FIRSTS) + tv
 
@@ -144,7 +144,7 @@ def tensorflow(F, P, S, x):
 
 def keras(F, P, S, x):
     style = sum(sse(raw(F[k]), raw(S[k])) / (4 * 3**2 * (HEIGHT * WIDTH) ** 2) for k in FIRSTS)
-    a, b = inside(standardized(x))
+    a, b = inside(255 * x)
     tv = ((a**2 + b**2) ** 1.25).sum()
     return 2.5e-8 * sse(F["relu5_2"], P["relu5_2"]) + 1e-6 / 5 * style + 1e-6 * tv
 
@@ -215,14 +215,15 @@ def test_all_are_here():
 @pytest.mark.parametrize("name", presets)
 def test_loss_and_gradient(name, small, pictures):
     image, content, style = pictures
-    network, feed = (small("255"), up_to_255) if name == "gordic" else (small(), standardized)
+    network = small()
     if name == "keras":  # whose style has the content's shape
         style = torch.rand(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     run = run_of(name, network, content, style, sizes=(WIDTH,), steps=(1,))
 
     x = image.clone().requires_grad_()
-    F, P, S = (activations(network, feed(picture)) for picture in (x, content, style))
-    expected = FORMULAS[name](F, P, S, x)
+    scale = SCALE if name in UP_TO_255 else 1
+    features = [activations(network, standardized(picture)) for picture in (x, content, style)]
+    expected = FORMULAS[name](*({layer: scale * maps for layer, maps in one.items()} for one in features), x)
     (gradient,) = torch.autograd.grad(expected, x)
     found = run.evaluate(image, run.settings)
     assert found.losses[0] == pytest.approx(expected.item(), rel=1e-10)
@@ -231,9 +232,8 @@ def test_loss_and_gradient(name, small, pictures):
 
 @pytest.mark.filterwarnings("ignore:.*enlarged from")
 @pytest.mark.parametrize("name", presets)
-def test_runs_with_the_pretrained_network(name, vgg16, picture):
-    network = nst.load_vgg("vgg16", device="cpu", inputs="255") if name == "gordic" else vgg16
-    run = run_of(name, network, picture(48, 64), picture(64, 64, 1), sizes=(64,), steps=(12,), start="noise")
+def test_runs_with_the_pretrained_network(name, vgg, picture):
+    run = run_of(name, vgg, picture(48, 64), picture(64, 64, 1), sizes=(64,), steps=(12,), start="noise")
     run.learning_rate *= 0.1 if run.optimizer == "adam" else 1
     first = run.step()
     list(run)
@@ -253,8 +253,7 @@ class TestSizes:
         ],
     )
     def test_rules(self, name, sizes, small):
-        network = small("255" if name == "gordic" else "standardized")
-        settings = presets[name].settings(torch.rand(1, 3, 450, 600), network)
+        settings = presets[name].settings(torch.rand(1, 3, 450, 600), small())
         assert settings["sizes"] == sizes
         assert len(settings["steps"]) == len(sizes)
 
@@ -296,14 +295,55 @@ class TestConvert:
             convert_weights("crowson", "nst")
 
 
-def test_nonsense(small):
+def test_nonsense():
     with pytest.raises(KeyError, match=r"unknown preset 'pystich' \(did you mean 'pystiche'"):
         presets["pystich"]
-    with pytest.raises(ValueError, match="expected a network with inputs='255'"):
-        presets["gordic"].settings(torch.rand(1, 3, 40, 48), small())
     with pytest.raises(TypeError):
         presets["mine"] = presets["jc"]
 
 
-def test_a_layer_that_the_network_lacks(vgg16):
-    assert presets["d2l"].on(vgg16).content == {"relu4_3": 1.0}
+class TestNetwork:
+    """A preset's own network, or the original with a warning."""
+
+    @pytest.fixture
+    def available(self, monkeypatch, small):
+        """Makes only some networks available; `load_vgg` returns a small one of that name."""
+        preset._why_unavailable.cache_clear()
+
+        def make(*names):
+            def load_vgg(network, **options):
+                if network not in names:
+                    raise nst.WeightsError(f"the weights of {network!r} are not available\nno answer\nDownload …")
+                vgg = small()
+                vgg.name = network
+                return vgg
+
+            monkeypatch.setattr(preset, "load_vgg", load_vgg)
+
+        yield make
+        preset._why_unavailable.cache_clear()
+
+    @pytest.mark.parametrize("name", presets)
+    def test_its_own(self, name, available):
+        available("vgg19", "vgg19_torchvision")
+        original = name == "nst" or (name in UP_TO_255 and name != "gordic")
+        network = presets[name].settings(torch.rand(1, 3, 40, 48), size=48)["network"].name
+        assert network == ("vgg19" if original else "vgg19_torchvision")
+
+    def test_else_the_original(self, available):
+        available("vgg19")
+        with pytest.warns(
+            UserWarning, match=r"made for vgg19_torchvision, .* here \(no answer\): using the original VGG-19"
+        ):
+            network = presets["crowson"].settings(torch.rand(1, 3, 40, 48), size=48)["network"]
+        assert network.name == "vgg19"
+        assert presets["jc"].settings(torch.rand(1, 3, 40, 48), size=48)["network"].name == "vgg19"  # no warning
+
+    def test_never_another_for_a_name(self, available):
+        available("vgg19")
+        with pytest.raises(nst.WeightsError):
+            presets["crowson"].settings(torch.rand(1, 3, 40, 48), "vgg19_torchvision")
+
+
+def test_a_layer_that_the_network_lacks():
+    assert presets["d2l"].on(nst.VGG("vgg16")).content == {"relu4_3": 1.0}

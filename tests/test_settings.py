@@ -102,12 +102,10 @@ class TestSettings:
 
 
 class TestWhatARunIs:
-    def test_settings_describe_it_completely(self, make_run, vgg16):
+    def test_settings_describe_it_completely(self, make_run, vgg):
         run = make_run(steps=7, sizes=(24, 48), beta=3, style_loss="mean_std", seed=4, engine="direct", start="noise")
         settings = run.settings
-        assert (settings.network, settings.pooling, settings.padding, settings.inputs) == (
-            ("vgg16", "max", "zeros", "standardized")
-        )
+        assert (settings.network, settings.pooling, settings.padding) == ("vgg19", "max", "zeros")
         assert (settings.engine, settings.precision) == ("direct", run.engine.precision)
         assert (settings.sizes, settings.steps, settings.start, settings.seed) == ((24, 48), (3, 7), "noise", 4)
         again = nst.StyleTransfer(run.content_image, run.regions[0].styles[0].image, **settings.arguments())
@@ -194,8 +192,8 @@ class TestWhatARunIs:
         assert {"quality", "balance", "recipe", "device"} <= set(parameters)
         assert "settings" not in parameters
 
-    def test_the_choices_of_a_network_belong_to_it(self, make_run, vgg16):
-        assert make_run(pooling="max").network is vgg16
+    def test_the_choices_of_a_network_belong_to_it(self, make_run, vgg):
+        assert make_run(pooling="max").network is vgg
         with pytest.raises(
             ValueError, match="pooling: expected 'max', which the network was created with, got 'average'"
         ):
@@ -209,25 +207,25 @@ class TestWhatARunIs:
         with pytest.raises(ValueError, match=r"expected an image of \(1, 3, 36, 48\), got"):
             run.score(run.content_image)
 
-    def test_an_engine_may_be_given(self, make_run, vgg16):
-        engine = pick_engine(vgg16, "direct", "float32")
+    def test_an_engine_may_be_given(self, make_run, vgg):
+        engine = pick_engine(vgg, "direct", "float32")
         run = make_run(engine=engine)
         assert run.engine is engine
         assert list(run) == list(make_run(engine="direct", precision="float32"))
         with pytest.raises(ValueError, match="Engine of this run's network"):
-            make_run(engine=pick_engine(nst.VGG("vgg16"), "plain"))
+            make_run(engine=pick_engine(nst.VGG("vgg19"), "plain"))
 
 
 class TestBadInput:
-    def test_images(self, vgg16, picture):
+    def test_images(self, vgg, picture):
         good = picture()
         for bad in (picture()[0], picture().expand(2, -1, -1, -1), "photo.jpg", torch.zeros(1, 1, 32, 32)):
             with pytest.raises(ValueError, match="content_image: expected a tensor"):
-                nst.StyleTransfer(bad, good, network=vgg16)
+                nst.StyleTransfer(bad, good, network=vgg)
             with pytest.raises(ValueError, match="style_image: expected a tensor"):
-                nst.StyleTransfer(good, bad, network=vgg16)
+                nst.StyleTransfer(good, bad, network=vgg)
         with pytest.raises(ValueError, match=r"style_image: expected values .* normalized already"):
-            nst.StyleTransfer(good, nst.preprocess(good), network=vgg16)
+            nst.StyleTransfer(good, nst.preprocess(good), network=vgg)
 
     def test_names(self, make_run):
         with pytest.raises(ValueError, match="optimizer: expected one of lbfgs, adam, got 'sgd'"):

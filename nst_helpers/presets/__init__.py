@@ -35,8 +35,8 @@ def convert_weights(
         height, width: of the picture in pixels. Losses that are sums depend on them.
 
     The conversion is exact if the two losses differ by the same factor in every layer. Otherwise (other layers, other
-    layer weights, other powers of C) it keeps the sum of the factors over the layers. It converts formulas only: if a
-    preset was made for other weights than torchvision's, the feature maps differ too.
+    layer weights, other powers of C) it keeps the sum of the factors over the layers. The range of the feature maps is
+    converted too, `Preset.feature_scale`; that two networks were trained differently is not.
 
     Raises KeyError for unknown names, and ValueError for presets with different style losses.
     """

@@ -1,10 +1,13 @@
 """`Preset`: parameters as they were published, and their conversion to the settings of the toolkit."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 from torch import Tensor
 
+from ..files.weights import WeightsError
 from ..images import scaled
 from ..vgg import VGG, load_vgg
 
@@ -19,8 +22,8 @@ class Preset:
         `gram` is the divisor of F Fᵀ: "HW", "CHW", or "image", which is 3 · H · W of the picture instead of the layer.
         With a `style_loss` other than "gram", the toolkit's loss of that name is used.
     tv, tv_weight: form and weight of total variation, see `presets.variation`.
-    weights: the pretrained weights that the program loads.
-    inputs: form of its input, see `VGG`.
+    network: the network that the program loads, a name for `load_vgg`.
+    feature_scale: the program's feature maps are this many times those of our network; its Gram matrices the square.
     optimizer, learning_rate: as published, for pixel values from 0 to `pixel_range`.
     stages: (rule, steps) for each size. Rules: "longest 512", "shortest 512" and "height 400" give a side in pixels;
         "area 512" shrinks to 512² px; "as is" keeps the picture's size.
@@ -41,8 +44,8 @@ class Preset:
     blend: str = "statistics"
     tv: str = "l1"
     tv_weight: float = 0.0
-    weights: str = "torchvision"
-    inputs: str = "standardized"
+    network: str = "vgg19_torchvision"
+    feature_scale: float = 1.0
     optimizer: str = "lbfgs"
     learning_rate: float = 1.0
     pixel_range: float = 1.0
@@ -60,34 +63,30 @@ class Preset:
         content = {}
         for layer, weight in self.content.items():
             C, M = _shape(network, layer, height, width)
-            content[layer] = weight * (C * M if self.content_reduction == "sum" else 1)
+            content[layer] = weight * self.feature_scale**2 * (C * M if self.content_reduction == "sum" else 1)
         style = {}
         for layer, weight in self.style.items():
             C, M = _shape(network, layer, height, width)
             if self.style_loss == "gram":
                 divisor = {"HW": 1, "CHW": C, "image": 3 * height * width / M}[self.gram]  # over H·W
                 entries = C**2 if self.style_reduction == "sum" else 1
-                weight *= 4 * entries * C**self.channel_power / divisor**2
+                weight *= 4 * entries * C**self.channel_power / divisor**2 * self.feature_scale**4
             style[layer] = weight
         return content, style
 
-    def settings(self, content_image: Tensor, network: str | VGG = "auto", size: int | None = None) -> dict:
+    def settings(self, content_image: Tensor, network: str | VGG | None = None, size: int | None = None) -> dict:
         """Return the arguments of `StyleTransfer` and `transfer` for this preset.
 
         Args:
             content_image: (1, 3, H, W).
-            network: a `VGG`, or a name for `load_vgg`. A layer that it lacks is replaced by the last of its block.
+            network: a `VGG`, or a name for `load_vgg`; default: the preset's. If its weights are not available, a
+                warning says so, and the original VGG-19 is used. A layer that a network lacks is replaced by the last
+                of its block.
             size: longest side in pixels, instead of the preset's rule.
 
         `alpha` and `beta` are the published ones. Optimizers are the toolkit's own; SGD is replaced by Adam.
         """
-        if not isinstance(network, VGG):
-            network = load_vgg(network, inputs=self.inputs)
-        elif network.inputs != self.inputs:
-            raise ValueError(
-                f"expected a network with inputs={self.inputs!r}, as from load_vgg(…, inputs={self.inputs!r}), "
-                f"got {network.inputs!r}"
-            )
+        network = load_vgg(self._available_network() if network is None else network)
         height, width = content_image.shape[2:]
         sizes = {_size(rule, height, width): steps for rule, steps in self.stages}  # of equal sizes, the last counts
         if size is not None:
@@ -111,6 +110,18 @@ class Preset:
             "tv_weight": self.tv_weight,
         }
 
+    def _available_network(self) -> str:
+        """Return the name of the preset's network, or that of the original with a warning."""
+        failure = _why_unavailable(self.network)
+        if failure is None or self.network == "vgg19":
+            return self.network
+        warnings.warn(
+            f"{self.source} was made for {self.network}, which is not available here ({failure}): using the original "
+            "VGG-19, with which the same α and β give another painting",
+            stacklevel=3,
+        )
+        return "vgg19"
+
     def on(self, network: VGG) -> "Preset":
         """Return the preset with layers of the network: a missing layer is replaced by the last of its block."""
 
@@ -118,6 +129,15 @@ class Preset:
             return {network.closest(layer): weight for layer, weight in weights.items()}
 
         return replace(self, content=available(self.content), style=available(self.style))
+
+
+@cache  # a download is tried once per process
+def _why_unavailable(network: str) -> str | None:
+    try:
+        load_vgg(network, device="cpu")
+    except WeightsError as error:
+        return str(error).splitlines()[1]
+    return None
 
 
 def _size(rule: str, height: int, width: int) -> int:

@@ -2,14 +2,12 @@
 
 from dataclasses import replace
 
+from ..vgg import ORIGINAL_SCALE
 from .preset import Preset
 
 RELU_1 = dict.fromkeys(("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"), 1.0)
 FIFTHS = dict.fromkeys(RELU_1, 0.2)
 CONTENT = {"relu4_2": 1.0}
-_CAFFE = "made for Caffe's weights and inputs from 0 to 255 minus the mean, where α and β have a different effect"
-_KERAS = _CAFFE.replace("Caffe's", "Keras'")
-_MATCONVNET = _CAFFE.replace("Caffe's", "MatConvNet's")
 _UNSAID = "the source does not say what Gram matrices are divided by: here by C·H·W"
 _FIRST_FIVE = dict.fromkeys(("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1"), 1.0)
 _CLASSIC = Preset(
@@ -31,9 +29,10 @@ _GATYS = Preset(
     beta=1000,
     gram="HW",
     channel_power=-2,
-    weights="vgg_conv.pth",
     stages=(("shortest 512", 520), ("shortest 800", 220)),
-    notes=(_CAFFE,),
+    notes=("loads vgg_conv.pth, taken for the original weights here",),
+    network="vgg19",
+    feature_scale=ORIGINAL_SCALE,
 )
 _JC = Preset(
     "jcjohnson/neural-style",
@@ -41,14 +40,15 @@ _JC = Preset(
     RELU_1,
     alpha=5,
     beta=100,
-    tv="l2_inside_of_input",
-    tv_weight=0.5e-3,
-    weights="caffe",
+    tv="l2_inside",
+    tv_weight=0.5e-3 * 256**2,  # 0.5e-3 for values up to 256
     pixel_range=256,
     stages=(("longest 512", 1000),),
     start="gray",
     noise=0.004,
-    notes=(_CAFFE, "its L-BFGS gets the gradient of total variation without the value; here it gets both"),
+    notes=("its L-BFGS gets the gradient of total variation without the value; here it gets both",),
+    network="vgg19",
+    feature_scale=ORIGINAL_SCALE,
 )
 _PYTORCH = Preset(
     "the PyTorch tutorial",
@@ -70,6 +70,7 @@ PUBLISHED = {
         alpha=1,
         beta=10,
         gram="HW",
+        network="vgg19",
         start="recolored",
         stages=(("longest 128", 50), ("longest 256", 50), ("longest 512", 75)),
     ),
@@ -77,17 +78,17 @@ PUBLISHED = {
     "nspt": replace(
         _JC,
         source="ProGamerGov/neural-style-pt",
-        tv="l1_sum_of_input",
-        tv_weight=1e-3,
+        tv="l1_sum",
+        tv_weight=1e-3 * 255,
         pixel_range=255,
-        notes=(_CAFFE, "a different form of total variation from jc's, with the same published weight"),
+        notes=("a different form of total variation from jc's, with the same published weight, 1e-3",),
     ),
     "gatys_pytorch": _GATYS,
     "gatys_lua": replace(
         _GATYS,
         source="leongatys/NeuralImageSynthesis",
-        weights="caffe",
         stages=(("area 512", 500), ("area 1024", 200)),
+        notes=(),
     ),
     "anish": Preset(
         "anishathalye/neural-style",
@@ -96,16 +97,17 @@ PUBLISHED = {
         alpha=5,
         beta=500,
         blend="losses",
-        tv="l2_of_input",
-        tv_weight=100,
-        weights="matconvnet",
+        tv="l2",
+        tv_weight=100 * 255**2,
         optimizer="adam",
         learning_rate=10,
         pixel_range=255,
         stages=(("as is", 1000),),
         start="gray",
         noise=0.004,
-        notes=(_MATCONVNET, "its pooling layers round sizes up; ours round down"),
+        notes=("its pooling layers round sizes up; ours round down",),
+        network="vgg19",
+        feature_scale=ORIGINAL_SCALE,
     ),
     "gordic": Preset(
         "gordicaleksa/pytorch-neural-style-transfer",
@@ -114,12 +116,13 @@ PUBLISHED = {
         alpha=1e5,
         beta=3e4,
         style_reduction="sum",
-        tv="l1_sum_of_input",
-        tv_weight=1,
-        inputs="255",
+        tv="l1_sum",
+        tv_weight=255,
+        feature_scale=ORIGINAL_SCALE,
         stages=(("height 400", 1250),),
         notes=(
-            "feeds torchvision's weights with values up to 255, for which they were not trained",
+            "feeds torchvision's weights with values up to 255, for which they were not trained; here its feature maps "
+            "are taken to be larger by the same factor, which is exact but for the biases",
             "names conv4_2, but reads relu4_2, since the ReLU works in place",
             "uses a line search; the toolkit does not",
         ),
@@ -151,11 +154,12 @@ PUBLISHED = {
         gram="HW",
         tv="l1_sum",
         tv_weight=30,
-        weights="keras",
         optimizer="adam",
         learning_rate=0.02,
         stages=(("longest 512", 1000),),
-        notes=(_KERAS, "uses Adam with β₁ = 0.99 and ε = 0.1"),
+        notes=("uses Adam with β₁ = 0.99 and ε = 0.1",),
+        network="vgg19",
+        feature_scale=ORIGINAL_SCALE,
     ),
     "keras": Preset(
         "the Keras example",
@@ -166,19 +170,19 @@ PUBLISHED = {
         content_reduction="sum",
         gram="image",
         style_reduction="sum",
-        tv="keras_of_input",
-        tv_weight=1e-6,
-        weights="keras",
+        tv="keras",
+        tv_weight=1e-6 * 255**2.5,
         optimizer="sgd",
         learning_rate=100,
         pixel_range=255,
         stages=(("height 400", 4000),),
         notes=(
-            _KERAS,
             "divides by the picture's size and 3 channels where the paper has the layer's; its content loss is a sum, "
             "so that the effect of α grows with the picture",
             "stretches the style image to the content's shape; uses gradient descent, the toolkit Adam",
         ),
+        network="vgg19",
+        feature_scale=ORIGINAL_SCALE,
     ),
     "pystiche": Preset(
         "pystiche, its example",

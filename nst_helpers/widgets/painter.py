@@ -28,7 +28,7 @@ class Painter:
 
     Args:
         content_image, style_image: see `StyleTransfer`.
-        network: "auto", "vgg16", "vgg19" or a `VGG`.
+        network: a name for `load_vgg`, or a `VGG`.
         changed: called after each step and each change of `state`.
         threaded: if False, there is no thread, and the caller must call `turn` repeatedly.
         **settings: other arguments of `StyleTransfer`; those in `STEERABLE` may be changed later.
@@ -42,7 +42,7 @@ class Painter:
         content_image: Tensor,
         style_image: Tensor,
         *,
-        network: str | VGG = "auto",
+        network: str | VGG = "vgg19",
         changed: Callable[[], None] = lambda: None,
         threaded: bool = True,
         **settings,

@@ -46,7 +46,7 @@ class Playground:
         content, style: paths (in the project or your own), http(s) URLs, or images (1, 3, H, W) in [0, 1].
         size: longest side in pixels of the paintings of `start` and `render`.
         steps: number of steps at that size.
-        network: "auto", "vgg16", "vgg19" or a `VGG`.
+        network: a name for `load_vgg`, or a `VGG`.
         alpha, beta: initial weights of the content and style losses.
         color, content_loss, style_loss: see `Settings`; they cannot be changed later.
         app: for a web app: no paths or URLs, downloads instead of files, a pause when the page is closed.
@@ -64,7 +64,7 @@ class Playground:
         *,
         size: int = 256,
         steps: int = 150,
-        network: str | VGG = "auto",
+        network: str | VGG = "vgg19",
         alpha: float = 1.0,
         beta: float = 10.0,
         color: str = "style",
