@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .files.reading import bands_of, filled, float_bands, read, rgba
 from .files.writing import to_pil, written_whole
-from .validate import check_image, warn
+from .validate import check_image, large_enough, warn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of the RGB channels of ImageNet's training images, in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -127,7 +127,7 @@ def load_image(source, size: int | None = 512) -> Tensor:
     width, height = bands[0].size
     if not width or not height:
         raise ValueError(f"{name}: the picture is zero-sized ({width}×{height} px)")
-    _check_sides(width, height, name)
+    large_enough(name, height, width, MIN_SIDE)
     if size is not None:
         height, width = fitted(height, width, size, name)
         bands = resized_bands(bands, height, width)
@@ -180,7 +180,7 @@ def fitted(height: int, width: int, size: int, name: str = "image", min_side: in
     Raises ValueError if a side becomes shorter than `min_side`.
     """
     new_height, new_width = scaled(height, width, size)
-    _check_sides(new_width, new_height, name, min_side)
+    large_enough(name, new_height, new_width, min_side)
     if size > max(height, width):
         warn(f"{name}: enlarged from {width}×{height} to {new_width}×{new_height} px")
     return new_height, new_width
@@ -188,11 +188,6 @@ def fitted(height: int, width: int, size: int, name: str = "image", min_side: in
 
 def resized_bands(bands: list[Image.Image], height: int, width: int) -> list[Image.Image]:
     return [band.resize((width, height), Image.Resampling.LANCZOS) for band in bands]
-
-
-def _check_sides(width: int, height: int, name: str, min_side: int = MIN_SIDE) -> None:
-    if min(width, height) < min_side:
-        raise ValueError(f"{name}: expected sides of at least {min_side} px for the network, got {width}×{height} px")
 
 
 def _tensor(bands: list[Image.Image]) -> Tensor:

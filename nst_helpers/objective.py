@@ -130,7 +130,7 @@ class Objective:
     def __init__(self, problem: Problem, settings: Settings, engine: Engine, size: int):
         self.problem, self.engine, self.size = problem, engine, size
         self._content_distance = CONTENT_LOSSES[settings.content_loss]
-        self._style = STYLE_LOSSES[settings.style_loss]
+        self._style, self._relative = STYLE_LOSSES[settings.style_loss], settings.relative_losses
         network = engine.network
         self.content_image = self._resized(problem.content_image, size)
         self.masks = self._parts = outside = None
@@ -154,12 +154,18 @@ class Objective:
         ]
         maps, _ = loss_features(engine, self._style.needs, self.content_image, problem.content_layers, [])
         self._content_maps = {layer: maps[layer] for layer in problem.content_layers}
+        self._content_units = {
+            layer: self._unit(self._content_loss(layer, torch.zeros_like(P))) for layer, P in self._content_maps.items()
+        }
 
     def _resized(self, image: Tensor, size: int) -> Tensor:
         shape = scaled(*sides(image), size)
         if shape != sides(image):
             image = resize(image, *shape)
         return image.to(self.engine.network.mean)
+
+    def _content_loss(self, layer: str, target_maps: Tensor) -> Tensor:
+        return self._content_distance(target_maps, self._content_maps[layer], self._pool(layer))
 
     def _pool(self, layer: str) -> int:
         return pool_side(self.size, self.engine.network.stride(layer))
@@ -171,8 +177,8 @@ class Objective:
             return {layer: saved.to(self.content_image) for layer, saved in style.image.at(size, layers).items()}
         return style_statistics(self._resized(style.image, size), self._style, self.engine, layers, self.size)
 
-    def _targets(self, region: Region, blend: str) -> list[tuple[float, dict[str, object]]]:
-        """Return a region's targets as pairs of a weight and {layer: target}: one pair, or one for each style."""
+    def _targets(self, region: Region, blend: str) -> list[tuple[float, dict[str, tuple[object, float]]]]:
+        """Return a region's targets as pairs of a weight and {layer: (target, unit)}: one, or one for each style."""
         layers = self.problem.style_layers
         statistics = [self._statistics(style) for style in region.styles]
         shares = [style.weight for style in region.styles]
@@ -182,8 +188,19 @@ class Objective:
                     {layer: self._style.blend([one[layer] for one in statistics], shares) for layer in layers}
                 ]
             shares = [1.0]
-        targets = [{layer: self._style.target(one[layer]) for layer in layers} for one in statistics]
+        targets = [{layer: self._style_target(layer, one[layer]) for layer in layers} for one in statistics]
         return list(zip(shares, targets, strict=True))
+
+    def _style_target(self, layer: str, statistics: Tensor) -> tuple[object, float]:
+        """Return a target, and the loss of a picture whose features in this layer are all 0."""
+        target, network = self._style.target(statistics), self.engine.network
+        C, (H, W) = network.channels(layer), (side // network.stride(layer) for side in sides(self.content_image))
+        shape = {"grams": (1, C, C), "means": (1, C + 1, C + 1), "maps": (1, C, H, W)}[self._style.needs]
+        return target, self._unit(self._style.distance(statistics.new_zeros(shape), target, None, self._pool(layer)))
+
+    def _unit(self, loss: Tensor) -> float:
+        """Return what a layer's losses are divided by, given the loss of a picture without features in that layer."""
+        return loss.item() if self._relative and loss > 0 else 1.0
 
     def evaluate(self, image: Tensor, settings: Settings) -> Evaluation:
         """Return the losses and the gradient of an image of this size with the settings' weights."""
@@ -195,7 +212,7 @@ class Objective:
             self.engine, self._style.needs, seen, list(content_weights), list(weights), self._parts
         )
         content = weighted_sum(
-            (weight, self._content_distance(maps[layer], self._content_maps[layer], self._pool(layer)))
+            (weight, self._content_loss(layer, maps[layer]) / self._content_units[layer])
             for layer, weight in content_weights.items()
         )
         style = weighted_sum(
@@ -218,15 +235,13 @@ class Objective:
             raise ValueError("balance: expected a content and a style loss with a gradient; set their weights above 0")
         return content / style
 
-    def _style_distance(
-        self, index: int, region: "_RegionTargets", features: dict[str, Tensor], weights: dict
-    ) -> Tensor:
-        def distance(layer: str, target: object) -> Tensor:
+    def _style_distance(self, index: int, region: "_RegionTargets", features: dict, weights: dict) -> Tensor:
+        def distance(layer: str, target: object, unit: float) -> Tensor:
             found = features[layer] if self._parts is None else features[layer][index : index + 1]
-            return self._style.distance(found, target, region.masks.get(layer), self._pool(layer))
+            return self._style.distance(found, target, region.masks.get(layer), self._pool(layer)) / unit
 
         return weighted_sum(
-            (share, weighted_sum((weight, distance(layer, targets[layer])) for layer, weight in weights.items()))
+            (share, weighted_sum((weight, distance(layer, *targets[layer])) for layer, weight in weights.items()))
             for share, targets in region.targets
         )
 
@@ -236,4 +251,4 @@ class _RegionTargets(NamedTuple):
 
     weight: float
     masks: dict[str, Tensor]  # by layer, for losses of feature maps; empty for a region without a mask
-    targets: list[tuple[float, dict[str, object]]]  # (weight, {layer: target})
+    targets: list[tuple[float, dict[str, tuple[object, float]]]]  # (weight, {layer: (target, unit)})

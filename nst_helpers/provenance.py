@@ -20,9 +20,7 @@ def recipe_of(settings: Settings, history: Sequence, sources: dict, engine: str,
     losses = {name: getattr(history[-1], name) for name in LOSSES} | {"best": best_loss} if history else {}
     return {
         "settings": settings.arguments(),
-        "steered": any(
-            getattr(record.settings, name) != getattr(settings, name) for record in history for name in STEERABLE
-        ),
+        "steered": any(getattr(one.settings, name) != getattr(settings, name) for one in history for name in STEERABLE),
         "sources": sources,
         "engine": engine,
         "device": device,

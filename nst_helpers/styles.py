@@ -45,12 +45,9 @@ class SavedStyle:
 
     def check(self, network: str, style_loss: str) -> None:
         """Raise ValueError unless the style was saved with this network and for this style loss."""
-        if self.network != network:
-            raise ValueError(f"expected the network that the style was saved with, {self.network}, got {network}")
-        if self.style_loss != style_loss:
-            raise ValueError(
-                f"expected the style_loss that the style was saved for, {self.style_loss}, got {style_loss}"
-            )
+        for name, saved, given in (("network", self.network, network), ("style_loss", self.style_loss, style_loss)):
+            if given != saved:
+                raise ValueError(f"expected the {name} that the style was saved with, {saved}, got {given}")
 
     def mixed(self, other: "SavedStyle", share: float) -> "SavedStyle":
         """Return a blend of this style (share 0) and another (share 1).

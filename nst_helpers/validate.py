@@ -132,6 +132,12 @@ def check_image(image: Tensor, name: str = "image") -> None:
     value_range(low, high, name)
 
 
+def large_enough(name: str, height: int, width: int, min_side: int) -> None:
+    """Raise ValueError for a picture whose shortest side is under `min_side` px, the least that a network can take."""
+    if min(width, height) < min_side:
+        raise ValueError(f"{name}: expected sides of at least {min_side} px for the network, got {width}×{height} px")
+
+
 def value_range(low: float, high: float, name: str) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"{name}: expected finite values, got NaN or infinity")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from . import validate
-from .files.weights import NOTES, Tensors, load_weights
+from .files.weights import NOTES, load_weights, standardized_input
 from .images import IMAGENET_MEAN, IMAGENET_STD, channels
 
 BLOCKS = {  # convolutions in each block; the weights are in `files.weights`
@@ -17,8 +17,6 @@ BLOCKS = {  # convolutions in each block; the weights are in `files.weights`
     "vgg16": (2, 2, 3, 3, 3),  # torchvision's
 }
 CHANNELS = (64, 128, 256, 512, 512)  # of each block's feature maps
-ORIGINAL_MEAN = (123.68, 116.779, 103.939)  # RGB, 0 to 255: what the original network's inputs had subtracted
-ORIGINAL_SCALE = 255 * sum(IMAGENET_STD) / 3  # feature maps of the original network are this many times those of ours
 PADDINGS = ("zeros", "reflect", "replicate")
 
 
@@ -181,9 +179,9 @@ def load_vgg(
     """Return a pretrained, frozen VGG.
 
     Args:
-        network: "vgg19", the original network of Simonyan and Zisserman 2015, which Gatys et al. used, see
-            `standardized_input`; "vgg19_torchvision" or "vgg16", which torchvision retrained. A `VGG` is returned as it
-            is, moved to `device` if one is given.
+        network: "vgg19", the original network of Simonyan and Zisserman 2015, which Gatys et al. used, its
+            preprocessing folded into the first layer (`standardized_input`); or "vgg19_torchvision" or "vgg16", which
+            torchvision retrained. A `VGG` is returned as it is, moved to `device` if one is given.
         pooling, padding: see `VGG`.
         device: default CUDA, then MPS, then the CPU.
 
@@ -193,29 +191,12 @@ def load_vgg(
         return network if device is None else network.to(device)
     weights = load_weights(network)
     if network == "vgg19":
-        weights = standardized_input(weights)
+        weights = standardized_input(weights, IMAGENET_MEAN, IMAGENET_STD)
     vgg = VGG(network, pooling, padding)
     for index, stage in enumerate(vgg.stages):
         state = {kind: weights[f"{index}.{kind}"] for kind in ("weight", "bias")}
         getattr(vgg, stage.conv).load_state_dict(state)
     return vgg.to(pick_device() if device is None else device)
-
-
-def standardized_input(weights: Tensors) -> Tensors:
-    """Return the original VGG-19's weights, changed to take what `preprocess` returns instead of BGR from 0 to 255.
-
-    With m = `ORIGINAL_MEAN`, the original's input is v = 255·(σ·x + μ) − m for a standardized x. The first layer is
-    linear: W·v + b = (255·σ·W)·x + b + Σ W·(255·μ − m), its channels reversed from BGR to RGB. The ReLU is homogeneous:
-    with the first layer and all biases divided by s = `ORIGINAL_SCALE`, all feature maps are divided by s, and get
-    about the range of torchvision's networks. They are exact inside the picture. Near its border they differ by up to
-    3 % of their RMS (measured), since zero padding stands for the color μ there instead of m / 255.
-    """
-    W, b = weights["0.weight"].double().flip(1), weights["0.bias"].double()
-    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    shift = 255 * mean - torch.tensor(ORIGINAL_MEAN, dtype=torch.float64).view(3, 1, 1)
-    first = {"0.weight": 255 * std * W / ORIGINAL_SCALE, "0.bias": (b + (W * shift).sum((1, 2, 3))) / ORIGINAL_SCALE}
-    biases = {name: bias / ORIGINAL_SCALE for name, bias in weights.items() if name.endswith("bias")}
-    return weights | biases | {name: value.float() for name, value in first.items()}
 
 
 def receptive_fields(network: VGG) -> dict[str, int]:

@@ -71,14 +71,13 @@ NAIVE = {  # style losses of features F with weights t, to features S with weigh
 
 
 def plain_losses(image, content, style, network, alpha, beta, tv_weight):
-    """The losses from their formulas, layer by layer, with none of the toolkit's losses."""
+    """The default losses from their formulas, layer by layer, with none of the toolkit's losses."""
     layers = ["relu4_2", *nst.STYLE_WEIGHTS]
     F, P, S = (nst.get_features(x, network, layers) for x in (image, content, style))
-    content_loss = ((F["relu4_2"] - P["relu4_2"]) ** 2).mean()
+    content_loss = ((F["relu4_2"] - P["relu4_2"]) ** 2).mean() / (P["relu4_2"] ** 2).mean()
     style_loss = 0
     for layer, weight in nst.STYLE_WEIGHTS.items():
         f, s = F[layer][0].flatten(1), S[layer][0].flatten(1)
-        n = len(f)
-        style_loss += weight * ((gram(f) - gram(s)) ** 2).sum() / (4 * n**2)
+        style_loss += weight * ((gram(f) - gram(s)) ** 2).sum() / (gram(s) ** 2).sum()
     variation = (image[..., 1:] - image[..., :-1]).abs().mean() + (image[..., 1:, :] - image[..., :-1, :]).abs().mean()
     return alpha * content_loss + beta * style_loss + tv_weight * variation, content_loss, style_loss, variation

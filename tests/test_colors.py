@@ -136,9 +136,8 @@ class TestLuminance:
 
 class TestPaintings:
     def paint(self, vgg, muted, color):
-        run = nst.StyleTransfer(
-            muted(0), muted(1), network=vgg, sizes=(48,), steps=6, color=color, start="noise", engine="plain"
-        )
+        settings = {"sizes": (48,), "steps": 6, "start": "noise", "engine": "plain", "relative_losses": True}
+        run = nst.StyleTransfer(muted(0), muted(1), network=vgg, color=color, **settings)
         return run, [record.image for record in run]
 
     @pytest.mark.parametrize("space", colors.SPACES)

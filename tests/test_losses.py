@@ -3,6 +3,7 @@ import torch
 from torch.autograd import gradcheck
 
 import nst_helpers as nst
+from nst_helpers.losses.gatys import relative_weights
 
 
 @pytest.fixture
@@ -77,6 +78,14 @@ class TestStyleLoss:
         parts = [nst.style_loss({layer: 1.0}, features, grams) for layer in features]
         together = nst.style_loss({"relu1_1": 2.0, "relu2_1": 3.0}, features, grams)
         torch.testing.assert_close(together, 2 * parts[0] + 3 * parts[1])
+
+    def test_relative_weights(self, maps):
+        """A picture without features has all of each layer's weight as its loss, however large the style's are."""
+        grams = {"relu1_1": nst.gram_matrix(maps(1, 3, 4, 5)), "relu2_1": nst.gram_matrix(1000 * maps(1, 6, 2, 2))}
+        weights = relative_weights({"relu1_1": 0.3, "relu2_1": 0.5}, grams)
+        nothing = {layer: torch.zeros(1, gram.shape[1], 2, 2) for layer, gram in grams.items()}
+        assert nst.style_loss(weights, nothing, grams).item() == pytest.approx(0.8)
+        assert weights["relu1_1"] == pytest.approx(0.3 / (grams["relu1_1"].square().mean().item() / 4))
 
     def test_is_zero_for_the_style_itself_in_any_order(self, maps):
         F = maps(1, 3, 4, 6)

@@ -43,7 +43,8 @@ def exact(vgg):
 
 
 def make_run(pictures, network, style=None, **settings):
-    settings = {"style_weights": WEIGHTS, "content_weights": CONTENT, "start": "content", "steps": 5, **settings}
+    settings = {"relative_losses": False, "start": "content", "steps": 5, **settings}
+    settings = {"style_weights": WEIGHTS, "content_weights": CONTENT, "beta": 10, **settings}
     return nst.StyleTransfer(
         pictures[0], pictures[1] if style is None else style, network=network, sizes=(64,), **settings
     )
@@ -62,6 +63,24 @@ class TestStyleLosses:
             for layer, w in weights.items()
         )
         assert found == pytest.approx(expected.item(), rel=1e-3 if engine == "plain" else 3e-2)
+
+    @pytest.mark.parametrize("style_loss", STYLE_LOSSES)
+    def test_relative(self, style_loss, pictures, image, vgg, exact):
+        """Each layer's loss is divided by that of features that are all 0; with several styles, by each style's."""
+        weights = {"relu3_1": 1.0, "relu4_1": 0.5} if style_loss == "nearest" else WEIGHTS
+        settings = {"style_loss": style_loss, "style_weights": weights, "relative_losses": True}
+        run = make_run(pictures, vgg, [Style(pictures[1], 2), pictures[2]], blend="losses", **settings)
+        found = run.evaluate(image, run.settings).losses[2]
+        F, *S = (features(x, exact, weights) for x in (image, *(nst.load_image(p, 64) for p in pictures[1:])))
+        losses = [
+            share
+            * w
+            * NAIVE[style_loss](F[layer], everywhere(F[layer]), s[layer], everywhere(s[layer]))
+            / NAIVE[style_loss](0 * F[layer], everywhere(F[layer]), s[layer], everywhere(s[layer]))
+            for share, s in zip((2 / 3, 1 / 3), S, strict=True)
+            for layer, w in weights.items()
+        ]
+        assert found == pytest.approx(sum(losses).item(), rel=3e-2)
 
     @pytest.mark.parametrize("style_loss", STYLE_LOSSES)
     def test_gradient_is_that_of_the_value(self, style_loss, pictures, image, vgg):
@@ -101,6 +120,14 @@ class TestContentLosses:
         expected = sum(w * (F[layer] - P[layer]).square().mean() for layer, w in CONTENT.items())
         found = run.evaluate(image, run.settings).losses[1]
         assert found == pytest.approx(expected.item(), rel=1e-4 if engine == "plain" else 3e-2)
+
+    def test_relative(self, pictures, image, vgg, exact):
+        run = make_run(pictures, vgg, engine="plain", relative_losses=True)
+        F, P = (features(x, exact, CONTENT) for x in (image, pictures[0]))
+        expected = sum(
+            w * (F[layer] - P[layer]).square().mean() / P[layer].square().mean() for layer, w in CONTENT.items()
+        )
+        assert run.evaluate(image, run.settings).losses[1] == pytest.approx(expected.item(), rel=1e-4)
 
     def test_self_similarity(self, pictures, image, vgg, exact):
         run = make_run(pictures, vgg, content_loss="self_similarity", content_weights={"relu4_1": 1}, engine="plain")
@@ -307,19 +334,21 @@ class Counted(TorchDispatchMode):
 @pytest.mark.parametrize("engine", ["plain", "direct"])
 def test_what_is_not_used_costs_nothing(engine, pictures, image, vgg):
     """A default evaluation makes the very operations of the formulas of notebook 05, and no more."""
-    run = nst.StyleTransfer(pictures[0], pictures[1], network=vgg, sizes=(64,), steps=5, engine=engine)
+    settings = {"network": vgg, "sizes": (64,), "steps": 5, "relative_losses": True}
+    run = nst.StyleTransfer(pictures[0], pictures[1], engine=engine, **settings)
     style_weights = dict(nst.STYLE_WEIGHTS)
     with torch.no_grad():
         P = run.engine(pictures[0], ["relu4_2"], [])[0]["relu4_2"]
         A = run.engine(nst.load_image(pictures[1], 64), [], list(style_weights))[1]
+    units = {layer: A[layer].square().mean().item() / 4 for layer in style_weights}
 
     def formulas():
         x = image.detach().requires_grad_()
         maps, grams = run.engine(x, ["relu4_2"], list(style_weights))
-        content = nst.content_loss(maps["relu4_2"], P)
-        style = sum(w * (grams[k] - A[k]).square().mean() / 4 for k, w in style_weights.items())
+        content = nst.content_loss(maps["relu4_2"], P) / P.square().mean().item()
+        style = sum(w * ((grams[k] - A[k]).square().mean() / 4 / units[k]) for k, w in style_weights.items())
         variation = nst.total_variation_loss(x)
-        total = nst.total_loss(content, style, 1.0, 10.0) + 0.0 * variation
+        total = nst.total_loss(content, style, 1.0, run.beta) + 0.0 * variation
         (gradient,) = torch.autograd.grad(total, x)
         return torch.stack([total, content, style, variation]).tolist(), gradient.contiguous()
 

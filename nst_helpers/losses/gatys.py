@@ -69,6 +69,16 @@ def style_loss(
     return torch.stack(losses).sum()
 
 
+def relative_weights(style_weights: Mapping[str, float], style_grams: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return {layer: w_l / (mean(A_l²) / 4)}: weights that make `style_loss` relative to the style.
+
+    A layer's loss is then 0 if G equals A, and w_l if G is 0. Without this, layers with large features outweigh all
+    others. Gatys et al. 2016 (section 2) rescale the network instead, until the mean activation of a filter is 1.
+    """
+    sizes = {layer: gram_distance(torch.zeros_like(gram), gram, layer) for layer, gram in style_grams.items()}
+    return {layer: weight / sizes[layer].item() for layer, weight in style_weights.items()}
+
+
 def gram_distance(target_gram: Tensor, style_gram: Tensor, layer: str = "a layer") -> Tensor:
     """Return mean((G − A)²) / 4 of one layer's Gram matrices (B, C, C), a scalar: see `style_loss`."""
     if target_gram.shape[1:] != style_gram.shape[1:]:

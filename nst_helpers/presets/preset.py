@@ -1,12 +1,12 @@
 """`Preset`: parameters as they were published, and their conversion to the settings of the toolkit."""
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
 from torch import Tensor
 
+from .. import validate
 from ..files.weights import WeightsError
 from ..images import scaled
 from ..vgg import VGG, load_vgg
@@ -100,6 +100,7 @@ class Preset:
             "noise": self.noise,
             "optimizer": "lbfgs" if self.optimizer == "lbfgs" else "adam",
             "learning_rate": self.learning_rate / self.pixel_range if self.optimizer == "adam" else None,
+            "relative_losses": False,
             "alpha": self.alpha,
             "beta": self.beta,
             "content_weights": content,
@@ -115,10 +116,9 @@ class Preset:
         failure = _why_unavailable(self.network)
         if failure is None or self.network == "vgg19":
             return self.network
-        warnings.warn(
+        validate.warn(
             f"{self.source} was made for {self.network}, which is not available here ({failure}): using the original "
-            "VGG-19, with which the same α and β give another painting",
-            stacklevel=3,
+            "VGG-19, with which the same α and β give another painting"
         )
         return "vgg19"
 

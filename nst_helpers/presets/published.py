@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ..vgg import ORIGINAL_SCALE
+from ..files.weights import ORIGINAL_SCALE
 from .preset import Preset
 
 RELU_1 = dict.fromkeys(("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"), 1.0)
