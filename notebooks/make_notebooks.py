@@ -13,6 +13,7 @@ from nbclient import NotebookClient
 
 REPOSITORY = "OWNER/REPO"  # on GitHub; set it when the project has a public address
 WIDGET = "application/vnd.jupyter.widget-view+json"
+GPU = {"accelerator": "GPU", "colab": {"gpuType": "T4"}}  # without these, Colab opens a notebook on a CPU
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
 SETUP = f"""\
@@ -51,6 +52,7 @@ def make(path: Path) -> None:
     there = {"metadata": {"path": path.parent}}
     NotebookClient(notebook, timeout=1800, record_timing=False, coalesce_streams=True, resources=there).execute()
     notebook.metadata.pop("widgets", None)
+    notebook.metadata.update(GPU)
     for index, cell in enumerate(notebook.cells):
         cell.id = f"cell-{index:02}"
         if "outputs" in cell:  # a widget cannot be shown without its kernel

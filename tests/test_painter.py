@@ -46,7 +46,8 @@ class TestPainter:
         painter.wait(60)
         assert painter.run.state.settings.beta == 77
 
-    def test_a_gesture_is_one_annotation(self, painter):
+    def test_a_gesture_is_one_annotation(self, painter, monkeypatch):
+        monkeypatch.setattr(painters, "GESTURE", 60)
         painter.paint((64,), 500, "content")
         while painter.history.steps < 3:
             time.sleep(0.01)
@@ -57,7 +58,7 @@ class TestPainter:
                 while painter.history.steps < steps + 2:
                     time.sleep(0.01)
                 steps = painter.history.steps
-        time.sleep(painters.GESTURE + 0.1)
+        monkeypatch.setattr(painters, "GESTURE", 0)
         painter.steer(beta=70.0)
         while painter.history.steps < steps + 40 and len(painter.history.annotations) < 5:
             time.sleep(0.01)

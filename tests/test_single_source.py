@@ -5,6 +5,7 @@ import operator
 import re
 from functools import cache
 
+import make_notebooks
 import nbformat
 import pytest
 from conftest import ROOT
@@ -137,6 +138,12 @@ def test_american_spelling_and_no_former_names(path):
     spelling = r"colour|\bgrey|(?:normal|optim|minim|styl|recogn|summar)is(?:e|ing|ation)|towards|analogue|spoilt"
     former = r"settings_from_png|averaging=|carry=|level_step|\.iteration\b|\.story\b|\.summary\(|thin=|nst\.convert\("
     assert not re.findall(f"(?:{spelling}|{former})", text)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_colab_opens_them_on_a_gpu(path):
+    metadata = nbformat.read(path, as_version=4).metadata
+    assert make_notebooks.GPU.items() <= metadata.items()
 
 
 def test_the_setup_is_the_same_everywhere():

