@@ -186,6 +186,13 @@ class TestCache:
         path.parent.chmod(0o755)
         assert os.listdir(path.parent) == [path.name]
 
+    @pytest.mark.parametrize("place", [Path.mkdir, getattr(os, "mkfifo", Path.touch)])
+    def test_something_else_in_its_place(self, cache, nothing_reachable, place):
+        cache.mkdir(parents=True)
+        place(cache / "vgg19-dcbb9e9d.pth")
+        with pytest.raises(nst.WeightsError, match=r"cannot be reached"):
+            nst.load_vgg("vgg19_torchvision")
+
     def test_a_home_that_cannot_be_written_to(self, tmp_path, monkeypatch, cache, nothing_reachable):
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))

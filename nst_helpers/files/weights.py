@@ -179,6 +179,8 @@ def _cached(source: Source) -> Path:
 
 def _read(source: Source, path: Path) -> Tensors | None:
     """Return the weights in a file; None if it is missing, cannot be read, or has another hash."""
+    if not path.is_file():  # opening a named pipe would block
+        return None
     try:
         with open(path, "rb") as file:
             if not hashlib.file_digest(file, "sha256").hexdigest().startswith(source.sha256):
