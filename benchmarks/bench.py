@@ -25,8 +25,7 @@ from benchmarks.plain_loop import PlainLoop, build
 from nst_helpers.engine import pick_engine
 from nst_helpers.engine.direct import fused_convolution_works
 from nst_helpers.images import resize
-from nst_helpers.losses import CONTENT_LAYER, STYLE_WEIGHTS, content_loss, total_loss
-from nst_helpers.losses.gatys import gram_distance
+from nst_helpers.losses.gatys import CONTENT_LAYER, STYLE_WEIGHTS, content_loss, gram_distance, total_loss
 
 HERE = Path(__file__).parent
 DATA = HERE.parent / "data"

@@ -34,20 +34,18 @@ def layer_weights(*weights: float) -> dict[str, float]:
     return {layer: weight / sum(weights) for layer, weight in zip(nst.STYLE_WEIGHTS, weights, strict=True)}
 
 
-OLD = {
-    "relative_losses": False,
-    "beta": 10.0,
-    "style_weights": dict(zip(nst.STYLE_WEIGHTS, (20, 1, 0.25, 1, 5), strict=True)),
-}
-SHALLOW = {"relative_losses": True, "beta": 30.0, "style_weights": layer_weights(8, 5, 4, 2, 1)}
 CANDIDATES: dict[str, dict] = {
-    "old": OLD,  # the weights that were tuned for torchvision's VGG-16
-    "relative, equal": SHALLOW | {"style_weights": layer_weights(1, 1, 1, 1, 1)},
-    "relative, shallow": SHALLOW,
-    "Wasserstein, equal": SHALLOW
-    | {"style_loss": "wasserstein", "beta": 10.0, "style_weights": layer_weights(1, 1, 1, 1, 1)},
-    "Wasserstein, shallow": SHALLOW | {"style_loss": "wasserstein", "beta": 10.0},
-    "crowson": {"preset": "crowson"},
+    "old": {  # until version 0.1: weights tuned for torchvision's VGG-16
+        "relative_losses": False,
+        "beta": 10.0,
+        "style_weights": dict(zip(nst.STYLE_WEIGHTS, (20, 1, 0.25, 1, 5), strict=True)),
+    },
+    "equal": {"style_weights": layer_weights(1, 1, 1, 1, 1)},
+    "default": {},
+    "Wasserstein": {"style_loss": "wasserstein", "beta": 10.0},
+    "crowson": {"preset": "crowson", "share": 0.4},  # of its evaluations, which takes three times our seconds
+    "draft": {"quality": "draft"},
+    "best": {"quality": "best"},
 }
 
 
@@ -58,8 +56,9 @@ def paint(name: str, pair: str, size: int) -> None:
         return
     settings = dict(CANDIDATES[name])
     content, style = pictures(pair, size)
-    if "preset" in settings:
-        settings = nst.presets[settings["preset"]].settings(content, "vgg19", size)
+    if "preset" in settings:  # on the network of all candidates
+        share, settings = settings["share"], nst.presets[settings["preset"]].settings(content, "vgg19", size)
+        settings["steps"] = tuple(round(share * steps) for steps in settings["steps"])
     began = time.process_time()
     result = nst.transfer(content, style, progress=False, **settings)
     recipe = {"cpu_seconds": time.process_time() - began, "evaluations": len(result.history), **result.recipe}
@@ -160,10 +159,11 @@ def main() -> None:
     parser.add_argument("what", choices=("paint", "measure", "sheet", "blind"))
     parser.add_argument("candidates", nargs="*", metavar="candidate", help=f"default: all of {', '.join(CANDIDATES)}")
     parser.add_argument("--size", type=int, default=512, help="longest side in pixels")
+    parser.add_argument("--pairs", nargs="*", default=PAIRS)
     given = parser.parse_args()
     names = given.candidates or list(CANDIDATES)
     if given.what == "paint":
-        for pair in PAIRS:
+        for pair in given.pairs:
             for name in names:
                 print(name, pair, flush=True)
                 paint(name, pair, given.size)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from nst_helpers.images import IMAGENET_MEAN, IMAGENET_STD
-from nst_helpers.losses import CONTENT_LAYER, STYLE_WEIGHTS
+from nst_helpers.losses.gatys import CONTENT_LAYER, STYLE_WEIGHTS
 from nst_helpers.vgg import VGG
 
 
@@ -29,7 +29,7 @@ def gram(feature_maps: Tensor) -> Tensor:
 
 
 class Loss(nn.Module):
-    """A layer that returns its input unchanged and stores the loss between its features and a target."""
+    """A layer that returns its input unchanged and stores the loss relative to a target."""
 
     def __init__(self, weight: float, measured):
         super().__init__()
@@ -44,9 +44,10 @@ class Loss(nn.Module):
     def aim(self, model: nn.Sequential, image: Tensor) -> None:
         with torch.no_grad():
             self.target = self.measured(model(image))
+        self.weight /= self.target.square().mean().item()
 
 
-def build(content: Tensor, style: Tensor, network: VGG, beta: float = 10.0) -> tuple[nn.Sequential, list[Loss]]:
+def build(content: Tensor, style: Tensor, network: VGG, beta: float = 50.0) -> tuple[nn.Sequential, list[Loss]]:
     """Return the frozen network up to its last loss layer, with the loss layers inserted, and the loss layers."""
     model, losses = nn.Sequential(Normalization()).to(network.device), []
     for name, layer in network.named_children():
@@ -56,7 +57,7 @@ def build(content: Tensor, style: Tensor, network: VGG, beta: float = 10.0) -> t
             losses[-1].aim(model, content)
             model.add_module("content_loss", losses[-1])
         if name in STYLE_WEIGHTS:
-            losses.append(Loss(beta * STYLE_WEIGHTS[name] / 4, gram))
+            losses.append(Loss(beta * STYLE_WEIGHTS[name], gram))
             losses[-1].aim(model, style)
             model.add_module(f"style_loss_{name}", losses[-1])
         if len(losses) == len(STYLE_WEIGHTS) + 1:

@@ -12,7 +12,7 @@ from nst_helpers.widgets import Playground
 
 
 def main(minutes: float = 30) -> None:
-    playground = Playground(size=256, steps=2000, network="vgg16")
+    playground = Playground(size=256, steps=2000)
     playground.wait(block=True)
     playground.start()
     process, began, megabytes = psutil.Process(), time.monotonic(), []

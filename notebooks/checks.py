@@ -1,4 +1,4 @@
-"""Checks of the course's exercises: `check("3.2", covariance)` says whether an answer is right, or gives a hint."""
+"""For the notebooks: `check("3.2", covariance)` says whether an exercise is solved; `pick` sizes and steps."""
 
 import dataclasses
 import math
@@ -53,6 +53,13 @@ def check(number: str, answer) -> None:
         raise AssertionError(f"Exercise {number}: {error}. Hint: {hint}") from None
     else:
         print(f"Exercise {number}: right")
+
+
+def pick(quality: str, **plans):
+    """Return one of the plans "draft", "good" and "best"; "auto" is "good" on a GPU, and "draft" on a CPU."""
+    if quality == "auto":
+        quality = "good" if torch.cuda.is_available() or torch.backends.mps.is_available() else "draft"
+    return plans[quality]
 
 
 def numbers() -> list[str]:
@@ -136,7 +143,7 @@ def _mistake(answer):
     "each 3×3 convolution adds 2 jumps, each pooling 1; after each pooling, the jump doubles",
 )
 def _field(answer):
-    assert answer == nst.receptive_fields(nst.VGG("vgg16"))["relu4_2"], f"{answer} px is not it"
+    assert answer == nst.receptive_fields(nst.VGG("vgg19"))["relu4_2"], f"{answer} px is not it"
 
 
 @exercise(
@@ -163,7 +170,7 @@ def _trap(answer):
 
 @exercise(
     "2.4",
-    "the loss of relu4_1 fell to a tenth: by its own measure, the picture is nearly right",
+    "the loss of relu5_1 fell to a small part: by its own measure, the picture is nearly right",
 )
 def _reconstruction(answer):
     assert answer == "a", f"{answer!r} does not explain it"
@@ -263,7 +270,7 @@ def _stumbling(answer):
     content, style = (
         nst.load_image(nst.find_picture(name), 64) for name in ("data/content/hopper.jpg", "data/styles/wave.jpg")
     )
-    run = nst.StyleTransfer(content, style, **{"network": "vgg16", "sizes": (64,), "steps": 12, **answer()})
+    run = nst.StyleTransfer(content, style, **{"network": "vgg19", "sizes": (64,), "steps": 12, **answer()})
     assert any(record.rolled_back for record in run), "this run never had to go back"
 
 
@@ -291,8 +298,8 @@ def _translated(answer):
 @exercise("7.3", "what differs from layer to layer: the layers' weights, what Gram matrices are divided by")
 def _another_preset(answer):
     jc, settings = nst.presets["jc"], answer()
-    _, factors = dataclasses.replace(jc, **settings).coefficients(nst.VGG("vgg16"), 256, 256)
-    _, before = jc.coefficients(nst.VGG("vgg16"), 256, 256)
+    _, factors = dataclasses.replace(jc, **settings).coefficients(nst.VGG("vgg19"), 256, 256)
+    _, before = jc.coefficients(nst.VGG("vgg19"), 256, 256)
     assert set(factors) == set(before), "the layers are others: then there is nothing to compare"
     ratios = [factors[layer] / before[layer] for layer in before]
     assert max(ratios) > 1.001 * min(ratios), "all layers' factors are in one proportion"
@@ -365,7 +372,7 @@ def _twins(answer):
         assert mask.shape == (1, 1, 32, 32), f"a mask has the shape {tuple(mask.shape)}"
         assert 0 <= mask.min() <= mask.max() <= 1, "a mask's values lie outside [0, 1]"
     assert not torch.equal(*masks), "they are the same mask"
-    seen = [nst.masks.masks_of(mask.float(), ["pool2"], nst.VGG("vgg16"))["pool2"] for mask in masks]
+    seen = [nst.masks.masks_of(mask.float(), ["pool2"], nst.VGG("vgg19"))["pool2"] for mask in masks]
     _close(seen[0], seen[1], "what pool2 sees of the second", 1e-6)
 
 
@@ -422,7 +429,7 @@ def _red_first(answer):
 
 @exercise("14.2", "nst.preprocess, once, before the network")
 def _normalized(answer):
-    vgg, image, layers = nst.VGG("vgg16"), _noise(1, 3, 32, 40), ["conv1_1", "relu2_1"]
+    vgg, image, layers = nst.VGG("vgg19"), _noise(1, 3, 32, 40), ["conv1_1", "relu2_1"]
     found, right = answer(vgg, image, layers), nst.get_features(image, vgg, layers)
     for layer in layers:
         _close(found[layer], right[layer], layer)
@@ -431,7 +438,7 @@ def _normalized(answer):
 @exercise("14.3", "keep a clone: a view, or a detached tensor, shares its memory with what is overwritten")
 def _kept(answer):
     image, layers = _noise(1, 3, 32, 40).requires_grad_(), ["conv1_1", "relu1_2", "conv2_2"]
-    vgg = nst.VGG("vgg16")
+    vgg = nst.VGG("vgg19")
     right = {layer: maps.detach() for layer, maps in nst.get_features(image, vgg, layers).items()}
     for module in vgg:
         if isinstance(module, torch.nn.ReLU):

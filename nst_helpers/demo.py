@@ -18,7 +18,7 @@ def main() -> None:
     papermill.execute_notebook(
         notebook,
         outputs / notebook.name,
-        parameters={"network": "vgg19", "size": 512, "output": str(outputs / "quickstart.jpg")},
+        parameters={"size": 512, "output": str(outputs / "quickstart.jpg")},
         cwd=PROJECT,
         progress_bar=False,
         stdout_file=sys.stdout,  # show what the notebook prints, and its progress bar, while it runs

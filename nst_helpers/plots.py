@@ -76,7 +76,7 @@ def show_images(
     columns = columns or len(images)
     rows = -(-len(images) // columns)
     tallest = max(image.shape[-2] / image.shape[-1] for image in images)
-    width = min(3.2, 10 / columns)
+    width = min(5.0, 10 / columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(columns * width, rows * (width * tallest + 0.3)), layout="constrained", squeeze=False
     )

@@ -57,8 +57,9 @@ class Settings:
     keep_optimizer_state: whether Adam keeps its moments from size to size. L-BFGS always starts empty.
     alpha, beta, tv_weight: weights of the content, style and total variation losses.
     content_weights, style_weights: {layer: weight}; "conv4_2" is before the ReLU, "relu4_2" after it.
-    relative_losses: whether each layer's loss is divided by that of a picture without features (all 0). α, β and the
-        layers' weights then mean about the same for all pictures, layers and networks. Presets need False.
+    relative_losses: whether each layer's loss is divided by that of a picture without features (all 0), see
+        `relative_weights`. α, β and the layers' weights then mean about the same for all pictures, layers and
+        networks. Presets set it to False.
     content_loss: {content_loss}; see `losses.content`.
     style_loss: {style_loss}; see `losses.style`.
     blend: for several styles: "statistics", one target with their mean statistics; "losses", the mean of their losses.
@@ -83,11 +84,11 @@ class Settings:
     ema_decay: float = 0.0
     keep_optimizer_state: bool = False
     alpha: float = 1.0
-    beta: float = 10.0
+    beta: float = 50.0
     tv_weight: float = 0.0
     content_weights: Weights = tuple(CONTENT_WEIGHTS.items())
     style_weights: Weights = tuple(STYLE_WEIGHTS.items())
-    relative_losses: bool = False
+    relative_losses: bool = True
     content_loss: str = "features"
     style_loss: str = "gram"
     blend: str = "statistics"

@@ -47,7 +47,7 @@ class StyleTransfer:
         quality: "draft", "good" or "best": the steps and the starting image in `schedule.QUALITIES`.
         balance: how stylized, from 0 to 1, instead of beta. It sets β so that at white noise of the first size the
             norm of the style gradient is 10^(4·balance) times that of the content gradient. A balance has about the
-            same effect with any style loss, layers and weights; 0.5 is close to the default β = 10.
+            same effect with any style loss, layers and weights; 0.4 is close to the default β = 50.
         recipe: from `recipe_from_png`. Its settings apply where no others are given. A warning names the pictures that
             differ from the recipe's.
         device: default: the device of the given `VGG`, else CUDA, then MPS, then the CPU. `run.device` names it.

@@ -136,7 +136,7 @@ class TestLuminance:
 
 class TestPaintings:
     def paint(self, vgg, muted, color):
-        settings = {"sizes": (48,), "steps": 6, "start": "noise", "engine": "plain", "relative_losses": True}
+        settings = {"sizes": (48,), "steps": 6, "start": "noise", "engine": "plain"}
         run = nst.StyleTransfer(muted(0), muted(1), network=vgg, color=color, **settings)
         return run, [record.image for record in run]
 

@@ -212,3 +212,13 @@ def test_wrong_answer_fails_with_a_hint(number, answer, capsys):
 def test_an_exercise_that_is_not_there():
     with pytest.raises(KeyError):
         checks.check("9.9", 1)
+
+
+@pytest.mark.parametrize(("gpu", "chosen"), [(False, 1), (True, 2)])
+def test_quality_auto_depends_on_the_machine(gpu, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert checks.pick("auto", draft=1, good=2, best=3) == chosen
+    assert checks.pick("best", draft=1, good=2, best=3) == 3
+    with pytest.raises(KeyError):
+        checks.pick("better", draft=1, good=2, best=3)

@@ -84,6 +84,8 @@ class TestAsWritten:
         assert parameters == [cells[1]]
         for statement in ast.parse(parameters[0].source).body:
             ast.literal_eval(statement.value)  # literals alone
+        if 'quality = "auto"' in parameters[0].source:
+            assert 'made with `quality = "' in notebook.cells[0].source
         symbols = [cell.source for cell in notebook.cells if "symbols" in tags(cell)]
         assert symbols in ([], [make_notebooks.symbols()])
         badge = f"colab.research.google.com/github/{make_notebooks.REPOSITORY}/blob/main/notebooks/{path.name}"
@@ -132,13 +134,14 @@ def test_what_05_tells_of_its_own_pictures():
     """With a reader's pictures it tells, too, and does not stop."""
     text = printed(nbformat.read(ROOT / "notebooks" / "05_training_loop.ipynb", as_version=4))
     at_once, coarse_first = map(int, re.search(r"coarse part: (\d+)% at once, (\d+)% from coarse", text).groups())
-    assert coarse_first > 1.2 * at_once
-    with_adam, with_lbfgs = map(float, re.search(r"total variation: ([\d.]+) with Adam, ([\d.]+)", text).groups())
-    assert with_adam > 1.1 * with_lbfgs
+    assert coarse_first > at_once
+    needed, steps = map(int, re.search(r"where Adam ends after (\d+) of (\d+) evaluations", text).groups())
+    assert needed < 0.5 * steps
     by_rate = {float(rate): float(loss) for rate, loss in re.findall(r"rate ([\d.]+): loss ([\d.]+)", text)}
-    assert by_rate[0.001] > 2 * by_rate[0.02] < by_rate[0.3]
+    assert by_rate[0.001] > 2 * by_rate[0.02] and by_rate[0.3] > by_rate[0.02]
     ends = {start: float(end) for start, end in re.findall(r"from (\w+) +loss +[\d.]+ → +([\d.]+)", text)}
-    assert min(ends, key=ends.get) == "style"
+    assert set(ends) >= {"content", "recolored", "noise", "style"}
+    assert max(ends.values()) < 1.1 * min(ends.values())
 
 
 @pytest.mark.long

@@ -206,7 +206,7 @@ class TestPlayground:
         assert (nst.load_image(paths[0], None) - playground.shown.image).abs().max() <= 0.5 / 255 + 1e-6
         recipe = nst.recipe_from_png(paths[0])
         assert (recipe["code"], recipe["step"]) == (playground.show_code(), widgets.SKETCH_STEPS)
-        assert recipe["settings"]["beta"] == 10
+        assert recipe["settings"]["beta"] == nst.Settings.beta
 
     def test_code(self, brief, playground, images):
         settled(playground)

@@ -93,12 +93,6 @@ def inside(x):
     return dx(x)[..., :-1, :], dy(x)[..., :, :-1]
 
 
-def nst_formula(F, P, S, x):
-    w = dict(zip(FIRSTS, (20, 1, 0.25, 1, 5), strict=True))
-    style = sum(w[k] * sse(raw(F[k]) / F[k].shape[1], raw(S[k]) / S[k].shape[1]) / (4 * len(F[k]) ** 2) for k in FIRSTS)
-    return mse(F["relu4_2"], P["relu4_2"]) + 10 * style
-
-
 def jc(F, P, S, x):
     tv = 0.5 * 1e-3 * sum((d**2).sum() for d in inside(256 * x))
     return 5 * mse(F["relu4_2"], P["relu4_2"]) + sum(100 * mse(cm(F[k]), cm(S[k])) for k in FIRSTS) + tv
@@ -182,7 +176,6 @@ def course(F, P, S, x):
 
 
 FORMULAS = {
-    "nst": nst_formula,
     "jc": jc,
     "nspt": nspt,
     "gatys_pytorch": gatys,
@@ -264,8 +257,10 @@ class TestSizes:
 class TestConvert:
     @pytest.mark.parametrize("name", [name for name in presets if presets[name].style_loss == "gram"])
     def test_there_and_back(self, name):
-        alpha, beta = convert_weights(name, "nst")
-        assert convert_weights("nst", name, alpha, beta) == pytest.approx((presets[name].alpha, presets[name].beta))
+        alpha, beta = convert_weights(name, "pystiche")
+        assert convert_weights("pystiche", name, alpha, beta) == pytest.approx(
+            (presets[name].alpha, presets[name].beta)
+        )
 
     def test_known_ones(self):
         """From the algebra: Gatys' 1000/C² with G/M is jc's form with weights 1 and 1000."""
@@ -284,15 +279,15 @@ class TestConvert:
 
     def test_sums_depend_on_the_size(self):
         assert (
-            convert_weights("keras", "nst", height=600, width=600)[0]
-            > convert_weights("keras", "nst", height=300, width=300)[0]
+            convert_weights("keras", "jc", height=600, width=600)[0]
+            > convert_weights("keras", "jc", height=300, width=300)[0]
         )
 
     def test_nonsense(self):
-        with pytest.raises(KeyError, match=r"unknown preset 'jcjohnson'.*; expected one of nst, jc, "):
-            convert_weights("jcjohnson", "nst")
+        with pytest.raises(KeyError, match=r"unknown preset 'jcjohnson'.*; expected one of jc, nspt, "):
+            convert_weights("jcjohnson", "jc")
         with pytest.raises(ValueError, match="expected two presets with one style loss, got 'wasserstein' and 'gram'"):
-            convert_weights("crowson", "nst")
+            convert_weights("crowson", "jc")
 
 
 def test_nonsense():
@@ -326,7 +321,7 @@ class TestNetwork:
     @pytest.mark.parametrize("name", presets)
     def test_its_own(self, name, available):
         available("vgg19", "vgg19_torchvision")
-        original = name == "nst" or (name in UP_TO_255 and name != "gordic")
+        original = name in UP_TO_255 and name != "gordic"
         network = presets[name].settings(torch.rand(1, 3, 40, 48), size=48)["network"].name
         assert network == ("vgg19" if original else "vgg19_torchvision")
 

@@ -15,7 +15,7 @@ from nst_helpers.transfer import JUMP
 
 class TestStep:
     def test_losses_and_gradient_are_the_formulas(self, make_run, vgg):
-        run = make_run(alpha=2.0, beta=3.0, tv_weight=0.7, start="noise", engine="plain", relative_losses=True)
+        run = make_run(alpha=2.0, beta=3.0, tv_weight=0.7, start="noise", engine="plain")
         record = run.step()
         images = run.content_image, run.regions[0].styles[0].image
         content, style = (nst.load_image(image, 48) for image in images)
@@ -79,14 +79,16 @@ class TestBalance:
         assert content[0] < content[1] < content[2]
 
     def test_one_number_for_every_style_loss(self, make_run):
-        """A half leaves about as much of the content, whatever the loss; the same β does not."""
+        """A half leaves about as much of the content, whatever the loss; the same β only if losses are relative."""
 
         def spread(**settings):
             losses = "gram", "mean_std", "nearest"
             content = [list(make_run(style_loss=loss, steps=20, **settings))[-1].content for loss in losses]
             return max(content) / min(content)
 
-        assert spread(balance=0.5) < 0.5 * spread(beta=10.0)
+        not_relative = spread(beta=10.0, relative_losses=False)
+        assert spread(balance=0.5, relative_losses=False) < 0.5 * not_relative
+        assert spread(beta=50.0) < 0.5 * not_relative
 
     def test_is_read_and_set(self, make_run):
         run = make_run(balance=0.4, alpha=2.0, sizes=(32, 48), steps=(1, 3))

@@ -30,7 +30,7 @@ def convert_weights(
     """Return the α and β for one preset that correspond to those of another.
 
     Args:
-        preset, to: names in `presets`, or `Preset` objects; "nst" is this toolkit.
+        preset, to: names in `presets`, or `Preset` objects.
         alpha, beta: values to convert; default: the preset's own.
         height, width: of the picture in pixels. Losses that are sums depend on them.
 

@@ -63,17 +63,6 @@ _PYTORCH = Preset(
     ),
 )
 PUBLISHED = {
-    "nst": Preset(
-        "this toolkit",
-        CONTENT,
-        {"relu1_1": 5.0, "relu2_1": 0.25, "relu3_1": 0.0625, "relu4_1": 0.25, "relu5_1": 1.25},  # w / 4
-        alpha=1,
-        beta=10,
-        gram="HW",
-        network="vgg19",
-        start="recolored",
-        stages=(("longest 128", 50), ("longest 256", 50), ("longest 512", 75)),
-    ),
     "jc": _JC,
     "nspt": replace(
         _JC,

@@ -9,12 +9,13 @@ from typing import Any
 
 import ipywidgets as W
 
-from ..losses import STYLE_WEIGHTS
+from ..losses.gatys import STYLE_WEIGHTS
 from ..optimizers import OPTIMIZERS
+from ..settings import Settings
 
 REST = 0.45  # seconds without a change, after which a gesture on a control has ended
 CROSSING = 5  # seconds during which messages to and from the page may cross
-UNIT = 0.1  # β/α at balance 0, until a run has computed it: see `StyleTransfer.balance_unit`
+UNIT = 2.0  # β/α at balance 0, until a run has computed it: see `StyleTransfer.balance_unit`
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,12 @@ class Control:
 
 CONTROLS = (
     Control("alpha", "α, content", "α", 1.0, "log", 1e-3, 1e3),
-    Control("beta", "β, style", "β", 10.0, "log", 1e-4, 1e6),  # all values that "How stylized" can set, with any α
-    Control("tv_weight", "Smoothness, TV", "TV", 0.0, "linear", 0, 200, 1),
+    Control("beta", "β, style", "β", Settings.beta, "log", 1e-4, 1e8),  # all that "How stylized" can set, with any α
+    Control("tv_weight", "Smoothness, TV", "TV", 0.0, "linear", 0, 50, 0.5),
     Control("optimizer", "Optimizer", "", "lbfgs", "choice", options={"L-BFGS": "lbfgs", "Adam": "adam"}),
     Control("learning_rate", "Step size, ×", "rate", 1.0, "log", 0.1, 10),  # times the optimizer's default
     *(
-        Control("style_weights", layer, layer, weight, "number", 0, 1000, 0.25, layer=layer)
+        Control("style_weights", layer, layer, weight, "number", 0, 100, 0.05, layer=layer)
         for layer, weight in STYLE_WEIGHTS.items()
     ),
 )

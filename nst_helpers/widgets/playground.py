@@ -26,6 +26,7 @@ from ..files.writing import save_animation
 from ..images import load_image, resize, save_image
 from ..plots import show_grid
 from ..schedule import coarse_to_fine
+from ..settings import Settings
 from ..vgg import VGG
 from .chart import loss_chart
 from .controls import REST
@@ -66,7 +67,7 @@ class Playground:
         steps: int = 150,
         network: str | VGG = "vgg19",
         alpha: float = 1.0,
-        beta: float = 10.0,
+        beta: float = Settings.beta,
         color: str = "style",
         content_loss: str = "features",
         style_loss: str = "gram",
