@@ -58,8 +58,7 @@ class Settings:
     alpha, beta, tv_weight: weights of the content, style and total variation losses.
     content_weights, style_weights: {layer: weight}; "conv4_2" is before the ReLU, "relu4_2" after it.
     relative_losses: whether each layer's loss is divided by that of a picture without features (all 0), see
-        `relative_weights`. α, β and the layers' weights then mean about the same for all pictures, layers and
-        networks. Presets set it to False.
+        `relative_weights`. A weight then means the same in every layer and for every style. Presets set it to False.
     content_loss: {content_loss}; see `losses.content`.
     style_loss: {style_loss}; see `losses.style`.
     blend: for several styles: "statistics", one target with their mean statistics; "losses", the mean of their losses.
