@@ -35,7 +35,8 @@ def layer_weights(*weights: float) -> dict[str, float]:
 
 
 CANDIDATES: dict[str, dict] = {
-    "old": {  # until version 0.1: weights tuned for torchvision's VGG-16
+    "old": {  # the former defaults
+        "network": "vgg16",
         "relative_losses": False,
         "beta": 10.0,
         "style_weights": dict(zip(nst.STYLE_WEIGHTS, (20, 1, 0.25, 1, 5), strict=True)),
