@@ -1,15 +1,18 @@
 """Writing images, animations and tensors, atomically: an existing file is replaced only by a complete one."""
 
 import contextlib
+import io
 import json
 import os
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import imageio_ffmpeg
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..validate import check_image
@@ -20,14 +23,43 @@ LARGEST = 60_000.0  # magnitude to which float16 values are scaled; the format's
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder and with the same suffix; rename it to `path` if no error occurs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
+    """Yield a temporary path for the content; if no error occurs, rename it to `path`, else delete it.
+
+    It is in the folder of `path`, has the same suffix, and is different in every call: several threads and processes
+    can write to one path, and the last one wins. The content is flushed to the disk before the file is replaced. An
+    existing file keeps its permissions, and of a symbolic link, the target is replaced.
+
+    Raises PermissionError for a write-protected file, and IsADirectoryError or OSError for anything but a file.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{secrets.token_hex(8)}{path.suffix}")  # a longer name may be too long
     try:
+        open(unfinished, "xb").close()
+        if target.is_file():
+            if not os.access(target, os.W_OK):
+                raise PermissionError(f"{path}: expected a file that can be replaced, got a write-protected one")
+            shutil.copymode(target, unfinished)  # before the content, which may be private
         yield unfinished
-        os.replace(unfinished, path)
+        if os.path.lexists(target) and not target.is_file():
+            kind = IsADirectoryError if target.is_dir() else OSError
+            raise kind(f"{path}: expected a file, got a folder, a device or a link to itself")
+        _flush(unfinished, os.O_RDWR)
+        os.replace(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)
+    if os.name == "posix":  # Windows cannot open a folder
+        with contextlib.suppress(OSError):  # nor can some network file systems flush one
+            _flush(target.parent, os.O_RDONLY)
+
+
+def _flush(path: Path, mode: int) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, mode)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_tensors(path: str | os.PathLike, kind: str, tensors: dict[str, Tensor], about: dict) -> None:
@@ -52,7 +84,7 @@ def write_tensors(path: str | os.PathLike, kind: str, tensors: dict[str, Tensor]
             values = (values.float() / scales[key]).half()
         written[key] = values
     with written_whole(path) as unfinished:
-        save_file(written, unfinished, metadata={"format": kind, "about": json.dumps(about | {"scales": scales})})
+        unfinished.write_bytes(save(written, {"format": kind, "about": json.dumps(about | {"scales": scales})}))
 
 
 def read_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor], dict]:
@@ -124,18 +156,32 @@ def _write_gif(frames: list[Image.Image], path: Path, frames_per_second: float) 
     palette = together.quantize(GIF_COLORS)
     first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     durations = [1000 / frames_per_second] * len(others) + [2000]
-    first.save(path, "GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=True)
+    file = io.BytesIO()  # in a real file, Pillow does not notice that a full disk cuts off a frame
+    first.save(file, "GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=True)
+    path.write_bytes(file.getvalue())
 
 
 def _write_mp4(frames: list[Image.Image], path: Path, frames_per_second: float) -> None:
-    """Write frames of one size as H.264, without the last row or column of odd sizes."""
+    """Write frames of one size as H.264, without the last row or column of odd sizes. Raises OSError if it fails."""
     width, height = (side // 2 * 2 for side in frames[0].size)
+    frames = [*frames, *[frames[-1]] * round(2 * frames_per_second)]
     writer = imageio_ffmpeg.write_frames(
-        path, (width, height), fps=frames_per_second, quality=8, macro_block_size=1, ffmpeg_log_level="error"
+        path,
+        (width, height),
+        fps=frames_per_second,
+        quality=8,
+        macro_block_size=1,
+        ffmpeg_log_level="error",
     )
     writer.send(None)
     try:
-        for frame in [*frames, *[frames[-1]] * round(2 * frames_per_second)]:
+        for frame in frames:
             writer.send(frame.crop((0, 0, width, height)).tobytes())
     finally:
         writer.close()
+    try:  # the writer does not report errors at the end, such as a full disk
+        written, _ = imageio_ffmpeg.count_frames_and_secs(path)
+    except RuntimeError:
+        written = 0
+    if written != len(frames):
+        raise OSError(f"expected {len(frames)} frames in the MP4, got {written}: is the disk full?")
