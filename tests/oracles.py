@@ -1,4 +1,4 @@
-"""Formulas that several test files compare with, written again naively, without the toolkit."""
+"""What several test files compare with: formulas, written again naively, without the toolkit; and colors."""
 
 import torch
 
@@ -81,3 +81,21 @@ def plain_losses(image, content, style, network, alpha, beta, tv_weight):
         style_loss += weight * ((gram(f) - gram(s)) ** 2).sum() / (gram(s) ** 2).sum()
     variation = (image[..., 1:] - image[..., :-1]).abs().mean() + (image[..., 1:, :] - image[..., :-1, :]).abs().mean()
     return alpha * content_loss + beta * style_loss + tv_weight * variation, content_loss, style_loss, variation
+
+
+COLORS = {
+    "red": (200, 30, 30),
+    "green": (40, 180, 60),
+    "blue": (40, 60, 200),
+    "yellow": (230, 200, 40),
+    "skin": (224, 172, 140),
+    "gray": (128, 128, 128),
+    "pure red": (255, 0, 0),
+    "pure blue": (0, 0, 255),
+}
+
+
+def striped(size):
+    """Vertical stripes of `COLORS`, size × size px."""
+    stripes = torch.tensor(list(COLORS.values())).T[None, :, None] / 255
+    return stripes.repeat_interleave(size // len(COLORS), 3).expand(-1, -1, size, -1)

@@ -1,5 +1,6 @@
 """The playground in real pages: Debian's Chromium on a real JupyterLab and a real Voilà. `make test-browser`."""
 
+import base64
 import http.client
 import json
 import re
@@ -15,8 +16,11 @@ import pytest
 from conftest import ROOT
 from gestures import GESTURES, Hand, make_all
 from jupyter_client import BlockingKernelClient
+from oracles import COLORS, striped
 from pages import IN_PAGES, SCREENSHOTS, serving, within
 from PIL import Image
+
+import nst_helpers as nst
 
 pytestmark = IN_PAGES
 NOTEBOOK = "06_playground.ipynb"
@@ -472,3 +476,28 @@ class TestApp:
             assert opened == {200: 101, 403: 403}[expected], host
         assert status("evil.example", "/") == 403
         page.close()
+
+
+@pytest.mark.parametrize("size", [256, 1080])
+def test_an_mp4_has_the_frames_colors(browser, size, tmp_path):
+    """Without tags, Chromium takes another matrix for large videos than for small ones."""
+    path = nst.save_animation([striped(size)], tmp_path / "run.mp4", frames_per_second=1)
+    video = base64.b64encode(path.read_bytes()).decode()
+    page = browser.new_page()
+    shown = page.evaluate(
+        """async ([source, stripes]) => {
+            const video = document.createElement('video'), canvas = document.createElement('canvas');
+            await new Promise((resolve, reject) => {
+                video.onloadeddata = resolve; video.onerror = reject; video.muted = true; video.src = source;
+            });
+            await new Promise(resolve => { video.onseeked = resolve; video.currentTime = 0.5; });
+            canvas.width = video.videoWidth; canvas.height = video.videoHeight;
+            const context = canvas.getContext('2d'), stripe = Math.floor(canvas.width / stripes);
+            context.drawImage(video, 0, 0);
+            return [...Array(stripes).keys()].map(k =>
+                [...context.getImageData(k * stripe + (stripe >> 1), canvas.height >> 1, 1, 1).data.slice(0, 3)]);
+        }""",
+        [f"data:video/mp4;base64,{video}", len(COLORS)],
+    )
+    page.close()
+    assert np.abs(np.array(shown) - list(COLORS.values())).max() <= 4

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from oracles import COLORS, striped
 from PIL import Image
 
 import nst_helpers as nst
@@ -86,6 +87,18 @@ def test_nonsense(images, name, options, said, tmp_path):
     with pytest.raises(ValueError, match=said):
         nst.save_animation(images, tmp_path / name, **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [256, 1080])
+def test_the_colors_of_an_mp4(size, tmp_path):
+    """The stream says its matrix, and converted with that it has the frame's colors. `test_browser` asks a browser."""
+    path = nst.save_animation([striped(size)], tmp_path / "run.mp4", frames_per_second=1)
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    read = subprocess.run(command, capture_output=True, check=True)
+    assert re.search(r"Video: h264 .+\(tv, smpte170m/bt709/bt709", read.stderr.decode())
+    shown = np.frombuffer(read.stdout, np.uint8).reshape(3, size, size, 3)[0, size // 2]
+    stripe = size // len(COLORS)
+    assert np.abs(shown[stripe // 2 :: stripe].astype(int) - list(COLORS.values())).max() <= 4
 
 
 class TestWrittenWhole:

@@ -18,6 +18,12 @@ from torch import Tensor
 from ..validate import check_image
 
 GIF_COLORS = 128  # in the palette of a GIF; the format's maximum is 256
+MP4_COLORS = (  # filters of ffmpeg: conversion from RGB, and the tags that tell players how to convert back
+    # Without tags, players take the matrix BT.709 for large pictures, and BT.601 (SMPTE 170M) for small ones. With
+    # tags, colors in Chromium differ by up to 12 of 255 levels with BT.709, and by up to 2 with BT.601 (measured).
+    "scale=out_color_matrix=smpte170m:out_range=tv,"
+    "setparams=colorspace=smpte170m:color_primaries=bt709:color_trc=bt709:range=tv"
+)
 LARGEST = 60_000.0  # magnitude to which float16 values are scaled; the format's maximum is 65504
 
 
@@ -172,6 +178,7 @@ def _write_mp4(frames: list[Image.Image], path: Path, frames_per_second: float) 
         quality=8,
         macro_block_size=1,
         ffmpeg_log_level="error",
+        output_params=["-vf", MP4_COLORS],
     )
     writer.send(None)
     try:
