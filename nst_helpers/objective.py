@@ -94,16 +94,19 @@ class Problem:
         layers = (network.check_layers(dict(weights)) for weights in (settings.content_weights, settings.style_weights))
         return cls(photograph, content_image, tuple(regions), masks, *layers)
 
-    def check(self, sizes: Sequence[int], network: VGG, style_loss: str) -> None:
-        """Raise ValueError for a picture that is too small for the network; warn about one that is enlarged."""
+    def check(self, sizes: Sequence[int], network: VGG, style_loss: str, least: int) -> None:
+        """Raise ValueError for a picture that is too small for the network; warn about one that is enlarged.
+
+        Below the size `least`, style images are adapted instead, see `Style.smallest_size`.
+        """
         for size in sizes:
             fitted(*sides(self.content_image), size, "content_image", network.min_side)
-            for region in self.regions:
-                for style in region.styles:
-                    if isinstance(style.image, SavedStyle):
-                        style.image.check(network.kind, style_loss)
-                    else:
-                        fitted(*sides(style.image), round(size * style.scale), "style_image", network.min_side)
+            for style in (style for region in self.regions for style in region.styles):
+                if isinstance(style.image, SavedStyle):
+                    style.image.check(network.kind, style_loss)
+                else:
+                    adapted = max(size, min(least, style.smallest_size(network.min_side)))
+                    fitted(*sides(style.image), round(adapted * style.scale), "style_image", network.min_side)
 
     def check_layers(self, settings: Settings) -> None:
         """Raise ValueError for weights of layers that the run was not created with."""
@@ -160,9 +163,7 @@ class Objective:
 
     def _resized(self, image: Tensor, size: int) -> Tensor:
         shape = scaled(*sides(image), size)
-        if shape != sides(image):
-            image = resize(image, *shape)
-        return image.to(self.engine.network.mean)
+        return (image if shape == sides(image) else resize(image, *shape)).to(self.engine.network.mean)
 
     def _content_loss(self, layer: str, target_maps: Tensor) -> Tensor:
         return self._content_distance(target_maps, self._content_maps[layer], self._pool(layer))
@@ -172,7 +173,8 @@ class Objective:
 
     def _statistics(self, style: Style) -> dict[str, Tensor]:
         """Return a style's statistics, {layer: Tensor}."""
-        layers, size = self.problem.style_layers, round(self.size * style.scale)
+        layers = self.problem.style_layers
+        size = round(max(self.size, style.smallest_size(self.engine.network.min_side)) * style.scale)
         if isinstance(style.image, SavedStyle):
             return {layer: saved.to(self.content_image) for layer, saved in style.image.at(size, layers).items()}
         return style_statistics(self._resized(style.image, size), self._style, self.engine, layers, self.size)
@@ -182,12 +184,9 @@ class Objective:
         layers = self.problem.style_layers
         statistics = [self._statistics(style) for style in region.styles]
         shares = [style.weight for style in region.styles]
-        if blend == "statistics":
-            if len(statistics) > 1:
-                statistics = [
-                    {layer: self._style.blend([one[layer] for one in statistics], shares) for layer in layers}
-                ]
-            shares = [1.0]
+        if blend == "statistics" and len(statistics) > 1:
+            blended = {layer: self._style.blend([one[layer] for one in statistics], shares) for layer in layers}
+            statistics, shares = [blended], [1.0]
         targets = [{layer: self._style_target(layer, one[layer]) for layer in layers} for one in statistics]
         return list(zip(shares, targets, strict=True))
 

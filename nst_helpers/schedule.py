@@ -35,25 +35,27 @@ def coarse_to_fine(height: int, width: int, min_side: int = MIN_SIDE) -> tuple[i
 
     The picture's size is halved while its longest side stays at least 96 px and its shortest at least `min_side` px.
     """
-    sizes = [max(height, width)]
-    while sizes[0] // 2 >= SMALLEST and min(height, width) * (sizes[0] // 2) >= min_side * max(height, width):
+    sizes, least = [max(height, width)], max(SMALLEST, validate.smallest_size(height, width, min_side))
+    while sizes[0] // 2 >= least:
         sizes.insert(0, sizes[0] // 2)
     return tuple(sizes)
 
 
-def steps_by_size(steps: int | Sequence[int] | None, sizes: tuple[int, ...], quality: Quality) -> tuple[int, ...]:
-    """Return the number of steps at each size: `steps` as given, derived from one number, or those of the quality."""
+def stages(steps: int | Sequence[int] | None, sizes: tuple[int, ...], quality: Quality, least: int) -> dict[int, int]:
+    """Return {size: number of steps}: `steps` as given, derived from one number, or those of the quality.
+
+    Sizes below `least` are raised to it, but not above the last size. Of sizes that become equal, the most steps count.
+    """
     if not sizes or list(sizes) != sorted(set(sizes)):
         raise ValueError(f"sizes: expected longest sides in pixels, in ascending order, got {sizes}")
-    if steps is None:
-        counts = [quality.coarse] * (len(sizes) - 1) + [quality.fine]
-    elif isinstance(steps, Sequence):
+    if isinstance(steps, Sequence):
         counts = list(steps)
     else:
-        counts = [round(COARSE_SHARE * steps)] * (len(sizes) - 1) + [steps]
+        coarse, fine = quality[:2] if steps is None else (round(COARSE_SHARE * steps), steps)
+        counts = [coarse] * (len(sizes) - 1) + [fine]
     if len(counts) != len(sizes) or min(counts) < 0 or not any(counts):
         raise ValueError(f"steps: expected a number above 0, or one for each of the {len(sizes)} sizes, got {steps}")
-    return tuple(counts)
+    return dict(sorted((min(max(size, least), sizes[-1]), count) for size, count in zip(sizes, counts, strict=True)))
 
 
 STARTS: dict[str, Callable[[Tensor, Tensor, Callable], Tensor]] = {  # functions of (content image, white noise, mixed)
@@ -85,9 +87,7 @@ def start_image(
 
     def mixed(make: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the mean of `make(picture)` over the styles of a region, by weight, and composite the regions."""
-        images = [
-            weighted_sum([(weight, make(picture).to(content_image)) for weight, picture in region]) for region in styles
-        ]
+        images = [weighted_sum((weight, make(one).to(content_image)) for weight, one in region) for region in styles]
         if masks is None:
             return images[0]
         shares = masks / masks.sum(0, keepdim=True).clamp_min(1e-6)

@@ -15,7 +15,7 @@ from .losses.gatys import CONTENT_WEIGHTS, STYLE_WEIGHTS
 from .losses.style import BLENDS, STYLE_LOSSES
 from .optimizers import OPTIMIZERS
 from .presets.variation import NAMES as TV_NAMES
-from .schedule import STARTS, Quality, coarse_to_fine, steps_by_size
+from .schedule import QUALITIES, STARTS, coarse_to_fine, stages
 from .vgg import VGG
 
 IMAGE = "image"  # value of `start` for a run that was given a starting image
@@ -40,9 +40,9 @@ class Settings:
     engine: how losses and gradients are computed: "auto" for the fastest available, "plain" for autograd, see
         `engine.pick_engine`; or an `Engine`. `run.engine.name` names the one in use.
     precision: of the gradients: "auto", "float32", "bfloat16" or "float16", see `engine.pick_engine`.
-    sizes: longest sides of the painting in pixels, in ascending order; default `coarse_to_fine` of the content image.
-        The style image is resized to the same longest side, times the scale of its `Style`. A picture that is smaller
-        is enlarged, with a warning.
+    sizes: longest sides of the painting in pixels, in ascending order; default `coarse_to_fine` of the content image,
+        adapted to narrow style images. The style image is resized to the same longest side, times the scale of its
+        `Style`. A picture that is smaller is enlarged, with a warning.
     steps: number of evaluations of loss and gradient; overrides that of `quality`. One number for the last size, with
         0.4 times as many at each smaller size; or one number for each size.
     start: starting image; overrides that of `quality`: "content"; "recolored", the content in the style's colors;
@@ -128,21 +128,23 @@ class Settings:
             plain[name] = dict(plain[name])
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
-    def chosen(self, network: VGG, engine: Engine, height: int, width: int, quality: Quality) -> "Settings":
+    def chosen(self, network: VGG, engine: Engine, height: int, width: int, quality: str, least: int) -> "Settings":
         """Return these settings with the actual choice in place of "auto" and None.
 
-        Raises ValueError if the numbers of sizes and steps differ.
+        least: see `stages`. Raises ValueError if the numbers of sizes and steps differ, or for an unknown quality.
         """
+        plan = QUALITIES[validate.one_of("quality", quality, QUALITIES)]
         sizes = coarse_to_fine(height, width, network.min_side) if self.sizes is None else self.sizes
+        steps = stages(self.steps, sizes, plan, least)
         return replace(
             self,
             network=network.name,
             **{name: getattr(network, name) for name in NETWORK_SETTINGS},
             engine=engine.kind,
             precision=engine.precision,
-            sizes=sizes,
-            steps=steps_by_size(self.steps, sizes, quality),
-            start=self.start or quality.start,
+            sizes=tuple(steps),
+            steps=tuple(steps.values()),
+            start=self.start or plan.start,
         )
 
     def changed(self, **changes) -> "Settings":

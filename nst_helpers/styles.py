@@ -11,7 +11,7 @@ from torch import Tensor
 from . import validate
 from .engine import Engine, Plain, loss_features
 from .files.writing import read_tensors, write_tensors
-from .images import fitted, resize, scaled
+from .images import fitted, resize, scaled, sides
 from .losses.gatys import STYLE_WEIGHTS
 from .losses.style import STYLE_LOSSES, StyleLoss, pool_side
 from .schedule import coarse_to_fine
@@ -77,6 +77,7 @@ class Style:
     image: (1, 3, H, W) in [0, 1], or a `SavedStyle`.
     weight: relative to the other styles that it is blended with.
     scale: longest side of the resized style image, relative to the content's; a larger scale makes larger strokes.
+        At sizes that the toolkit chooses, the image is not made smaller than the network can take.
     """
 
     image: Tensor | SavedStyle = field(repr=False, compare=False)
@@ -93,6 +94,11 @@ class Style:
     def picture(self) -> Tensor:
         """The image; the thumbnail of a saved style."""
         return self.image.palette if isinstance(self.image, SavedStyle) else self.image
+
+    def smallest_size(self, min_side: int) -> int:
+        """Return the smallest size of a painting at which the image has sides of `min_side` px; of 1 px if saved."""
+        least = 1 if isinstance(self.image, SavedStyle) else validate.smallest_size(*sides(self.image), min_side)
+        return math.ceil(least / self.scale)
 
 
 @dataclass(frozen=True, init=False)
@@ -194,9 +200,7 @@ def save_style(
         palette = resize(image, *scaled(height, width, PALETTE))
         style = SavedStyle(statistics, palette, network.kind, style_loss)
     if path is not None:
-        saved = {
-            f"{size}/{layer}": values for size, layers in style.statistics.items() for layer, values in layers.items()
-        }
+        saved = {f"{size}/{layer}": one for size, found in style.statistics.items() for layer, one in found.items()}
         saved["palette"] = (style.palette * 255).round().byte()
         write_tensors(path, FORMAT, saved, {"network": style.network, "style_loss": style.style_loss})
     return style

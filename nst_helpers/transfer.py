@@ -17,7 +17,7 @@ from .images import resize, sides
 from .objective import Evaluation, Objective, Problem
 from .optimizers import OPTIMIZERS
 from .provenance import check_sources, recipe_of, settings_of_recipe, sources_of
-from .schedule import QUALITIES, start_image
+from .schedule import start_image
 from .settings import IMAGE, NETWORK_SETTINGS, SETTINGS, SETTINGS_TEXT, STEERABLE, Settings
 from .state import Record, State
 from .styles import Region, Style, as_regions
@@ -81,6 +81,7 @@ class StyleTransfer:
         self.content_image, self.regions = validate.picture("content_image", content_image), as_regions(style_image)
         if balance is not None and "beta" in settings:
             raise ValueError("expected beta or balance, got both: balance chooses beta")
+        adapts = isinstance(settings.get("sizes"), validate.AdaptableSizes | None)
         settings = settings_of_recipe(recipe) | settings
         validate.check_names(settings, inspect.signature(transfer).parameters)
         # A VGG, an Engine or an image, passed instead of a name
@@ -98,19 +99,18 @@ class StyleTransfer:
         network = objects.get("network", given.network)
         self.network = load_vgg(network, given.pooling, device, padding=given.padding)
         for name in NETWORK_SETTINGS:
-            if name in settings and settings[name] != getattr(self.network, name):
-                raise ValueError(
-                    f"{name}: expected {getattr(self.network, name)!r}, which the network was created with, "
-                    f"got {settings[name]!r}"
-                )
+            own = getattr(self.network, name)
+            if (other := settings.get(name, own)) != own:
+                raise ValueError(f"{name}: expected {own!r}, which the network was created with, got {other!r}")
         self.engine = objects.get("engine") or pick_engine(self.network, given.engine, given.precision)
         if getattr(self.engine, "network", None) is not self.network:
             raise ValueError("engine: expected a name, or an Engine of this run's network")
-        plan = QUALITIES[validate.one_of("quality", quality, QUALITIES)]
-        self._settings = given.chosen(self.network, self.engine, *sides(content_image), plan)
+        self.problem = Problem.of(self.content_image, self.regions, given, self.network)
+        smallest = [style.smallest_size(self.network.min_side) for region in self.regions for style in region.styles]
+        least = max(smallest) if adapts else 0
+        self._settings = given.chosen(self.network, self.engine, *sides(content_image), quality, least)
         self._steering, self._unit = threading.Lock(), math.nan
-        self.problem = Problem.of(self.content_image, self.regions, self._settings, self.network)
-        self.problem.check(self._settings.sizes, self.network, given.style_loss)
+        self.problem.check(self._settings.sizes, self.network, given.style_loss, least)
         if recipe is not None:
             check_sources(recipe, self.sources)
         self._objective = self._objective_at(0, 0)
@@ -302,9 +302,8 @@ class StyleTransfer:
 
     def _next_size(self) -> None:
         state = self.state
-        finest = state.image if state.best is None else state.best.image
-        if self.settings.ema_decay:
-            finest = self.state.averaged
+        best = state.image if state.best is None else state.best.image
+        finest = state.averaged if self.settings.ema_decay else best
         self._objective = self._objective_at(state.level + 1, 0)
         image = resize(finest, *self._objective.content_image.shape[2:])
         self.state = replace(state, image=image, level=state.level + 1, size_step=0, average=0.0, average_share=0.0)

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from itertools import count
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ OTHERS_CALL_IT = {  # {name of a setting in other programs: its name here}
     **dict.fromkeys(("dtype", "half"), "precision"),
     "preset": '**presets["…"].settings(content_image)',
 }
+
+
+class AdaptableSizes(tuple[int, ...]):
+    """Sizes that the toolkit has chosen. A run adapts them to narrow pictures, where it refuses those of a user."""
 
 
 def number(name: str, value, low: float = 0.0, high: float = math.inf) -> float:
@@ -136,6 +141,12 @@ def large_enough(name: str, height: int, width: int, min_side: int) -> None:
     """Raise ValueError for a picture whose shortest side is under `min_side` px, the least that a network can take."""
     if min(width, height) < min_side:
         raise ValueError(f"{name}: expected sides of at least {min_side} px for the network, got {width}×{height} px")
+
+
+def smallest_size(height: int, width: int, min_side: int) -> int:
+    """Return the smallest size, or longest side, at which a picture is `large_enough`."""
+    short, long = sorted((height, width))
+    return next(size for size in count((min_side - 1) * long // short) if round(short * size / long) >= min_side)
 
 
 def value_range(low: float, high: float, name: str) -> None:

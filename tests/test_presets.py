@@ -6,7 +6,7 @@ from oracles import gram
 from torch.nn.functional import conv2d, max_pool2d
 
 import nst_helpers as nst
-from nst_helpers import vgg
+from nst_helpers import validate, vgg
 from nst_helpers.presets import convert_weights, preset, presets
 
 MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)
@@ -249,6 +249,20 @@ class TestSizes:
         settings = presets[name].settings(torch.rand(1, 3, 450, 600), small())
         assert settings["sizes"] == sizes
         assert len(settings["steps"]) == len(sizes)
+
+    @pytest.mark.parametrize("name", presets)
+    def test_narrow_pictures(self, name, small, picture):
+        """Sizes are raised where a picture would be too narrow for the network; one that is given is refused."""
+        network = small()
+        settings = presets[name].settings(picture(16, 640), network)
+        assert min(settings["sizes"]) >= validate.smallest_size(16, 640, network.min_side)
+        content, scroll = picture(160, 160).double(), picture(30, 300).double()
+        settings = presets[name].settings(content, network, 160) | {"engine": "plain", "start": "content"}
+        run = nst.StyleTransfer(content, scroll, **settings)
+        assert run.settings.sizes == tuple(sorted({max(size, 155) for size in settings["sizes"]}))
+        assert sum(run.settings.steps) > 0
+        with pytest.raises(ValueError, match=r"content_image: expected sides of at least 16 px .+ got 128×13 px"):
+            presets[name].settings(scroll, network, 128)
 
     def test_another_size(self, small):
         assert presets["crowson"].settings(torch.rand(1, 3, 450, 600), small(), 256)["sizes"] == (64, 90, 128, 181, 256)

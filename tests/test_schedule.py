@@ -67,6 +67,98 @@ class TestSizesAndSteps:
         ]
 
 
+class TestNarrowPictures:
+    """Sizes that the toolkit chooses are adapted to all pictures; sizes that the user gives are refused."""
+
+    def run(self, vgg, content, style, **settings):
+        return nst.StyleTransfer(content, style, network=vgg, **{"steps": 1, "start": "content"} | settings)
+
+    @pytest.mark.parametrize(
+        ("content", "style", "sizes"),
+        [
+            ((256, 256), (300, 3000), (155, 256)),  # 128 px would be 13 px high
+            ((256, 256), (3000, 300), (155, 256)),
+            ((512, 512), (300, 2700), (140, 256, 512)),
+            ((256, 256), (300, 2100), (128, 256)),
+            ((256, 200), (50, 1000), (256,)),  # even the last is too small for the style
+            ((64, 64), (300, 3000), (64,)),
+            ((60, 600), (160, 640), (300, 600)),
+            ((16, 320), (320, 16), (320,)),
+        ],
+    )
+    def test_default_sizes(self, content, style, sizes, vgg, picture):
+        run = self.run(vgg, picture(*content), picture(*style, seed=1))
+        assert run.settings.sizes == sizes
+        assert run.step().style > 0
+
+    def test_transfer(self, vgg, picture):
+        result = nst.transfer(picture(128, 128), picture(30, 300, 1), network=vgg, steps=1, progress=False)
+        assert result.image.shape == (1, 3, 128, 128)
+
+    def test_every_style(self, vgg, picture):
+        """In sequences, in regions, with a scale, and saved, the most demanding one counts."""
+        content, scroll, style = picture(256, 256), picture(300, 3000, 1), picture(256, 256, 2)
+        left = torch.zeros(1, 1, 256, 256)
+        left[..., :100] = 1
+        regions = [nst.Region(left, style), nst.Region(1 - left, [style, nst.Style(scroll, scale=0.7)])]
+        saved = nst.save_style(None, scroll, vgg, sizes=(160, 300))
+        for styles, sizes in {
+            "sequence": ([style, scroll], (155, 256)),
+            "regions": (regions, (222, 256)),
+            "larger": (nst.Style(scroll, scale=2), (128, 256)),
+            "smaller": (nst.Style(style, scale=0.1), (160, 256)),
+            "smallest": (nst.Style(scroll, scale=0.01), (256,)),
+            "saved": ([saved, style], (128, 256)),
+            "saved, smallest": (nst.Style(saved, scale=0.01), (128, 256)),
+        }.values():
+            run = self.run(vgg, content, styles, steps=(1, 1) if len(sizes) == 2 else 1)
+            assert run.settings.sizes == sizes
+            assert [record.size for record in run] == list(sizes)
+
+    @pytest.mark.parametrize("quality", QUALITIES)
+    def test_steps_stay(self, quality, vgg, picture):
+        coarse, fine, _ = QUALITIES[quality]
+        content, scroll = picture(256, 256), picture(300, 3000, 1)
+        assert self.run(vgg, content, scroll, quality=quality, steps=None).settings.steps == (coarse, fine)
+        assert self.run(vgg, content, scroll, steps=(3, 0)).settings.steps == (3, 0)
+        assert self.run(vgg, content, picture(50, 1000), steps=(3, 0)).settings.steps == (3,)
+
+    def test_a_saved_style_of_a_scroll(self, vgg, picture):
+        scroll = picture(30, 300, 1)
+        assert set(nst.save_style(None, scroll, vgg).statistics) == {300}
+        run = self.run(vgg, picture(64, 64), nst.save_style(None, scroll, vgg), start="recolored")
+        assert run.step().style > 0
+
+    def test_recipes_repeat_them(self, vgg, picture):
+        for style in (picture(30, 300, 1), picture(20, 600, 1)):
+            first = nst.transfer(picture(128, 128), style, network=vgg, steps=1, progress=False)
+            again = nst.transfer(picture(128, 128), style, network=vgg, recipe=first.recipe, progress=False)
+            assert torch.equal(first.image, again.image)
+            assert first.recipe["settings"] == again.recipe["settings"]
+
+    @pytest.mark.parametrize(
+        ("content", "style", "sizes", "said"),
+        [
+            ((256, 256), (300, 3000), (128, 256), "style_image: .+ at least 16 px for the network, got 128×13 px"),
+            ((256, 256), (300, 3000), [128], "style_image: .+ got 128×13 px"),
+            ((256, 256), (3000, 300), 154, "style_image: .+ got 15×154 px"),
+            ((100, 1000), (256, 256), (128,), "content_image: .+ got 128×13 px"),
+        ],
+    )
+    def test_given_sizes(self, content, style, sizes, said, vgg, picture):
+        left = torch.zeros(1, 1, *content)
+        left[..., :20] = 1
+        style = picture(*style, seed=1)
+        for styles in (style, [picture(256, 256), style], nst.Region(left, style)):
+            with pytest.raises(ValueError, match=said):
+                self.run(vgg, picture(*content), styles, sizes=sizes)
+
+    def test_a_given_size_at_which_all_fit(self, vgg, picture):
+        assert self.run(vgg, picture(256, 256), picture(300, 3000, 1), sizes=155).step().style > 0
+        with pytest.raises(ValueError, match=r"style_image: .+ got 154×15 px"):
+            self.run(vgg, picture(308, 308), nst.Style(picture(300, 3000, 1), scale=0.5), sizes=308)
+
+
 class TestStart:
     def test_content(self, make_run):
         run = make_run()

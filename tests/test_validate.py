@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nst_helpers import validate
+from nst_helpers.images import scaled
 
 
 @pytest.mark.parametrize("value", [2, 2.0, "2", torch.tensor(2.0)])
@@ -81,3 +82,10 @@ def test_a_warning_points_outside_the_package():
         warnings.simplefilter("always")
         validate.warn("something")
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("sides", [(100, 1000), (1000, 100), (64, 64), (3, 4), (16, 2000), (1, 77), (299, 301)])
+def test_the_smallest_size(sides):
+    size = validate.smallest_size(*sides, 16)
+    assert min(scaled(*sides, size)) >= 16
+    assert min(scaled(*sides, size - 1)) < 16

@@ -59,7 +59,9 @@ class Preset:
 
         {layer: a} and {layer: b} of α·Σ a·mean((F − P)²) + β·Σ b·mean((G − A)²)/4, G and A divided by H·W, for a
         picture of height × width px. They depend on its size if the preset uses sums, or divides by the picture's size.
+        Raises ValueError if the picture is too small for the network.
         """
+        validate.large_enough("content_image", height, width, network.min_side)
         content = {}
         for layer, weight in self.content.items():
             C, M = _shape(network, layer, height, width)
@@ -82,19 +84,22 @@ class Preset:
             network: a `VGG`, or a name for `load_vgg`; default: the preset's. If its weights are not available, a
                 warning says so, and the original VGG-19 is used. A layer that a network lacks is replaced by the last
                 of its block.
-            size: longest side in pixels, instead of the preset's rule.
+            size: longest side in pixels, instead of the preset's rule. Sizes at which the picture would be too narrow
+                for the network are raised, except for this one.
 
         `alpha` and `beta` are the published ones. Optimizers are the toolkit's own; SGD is replaced by Adam.
         """
         network = load_vgg(self._available_network() if network is None else network)
         height, width = content_image.shape[2:]
-        sizes = {_size(rule, height, width): steps for rule, steps in self.stages}  # of equal sizes, the last counts
+        least = validate.smallest_size(height, width, network.min_side)
+        sizes = {max(_size(rule, height, width), least): steps for rule, steps in self.stages}  # of equals, the last
         if size is not None:
-            sizes = {round(size * stage / max(sizes)): steps for stage, steps in sizes.items()}
+            last = max(sizes)
+            sizes = {max(round(size * stage / last), min(least, size)): steps for stage, steps in sizes.items()}
         content, style = self.on(network).coefficients(network, *scaled(height, width, max(sizes)))
         return {
             "network": network,
-            "sizes": tuple(sizes),
+            "sizes": validate.AdaptableSizes(sizes),
             "steps": tuple(sizes.values()),
             "start": self.start,
             "noise": self.noise,
