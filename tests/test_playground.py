@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import gc
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from conftest import ROOT, settled, walk
 from jupyter_client.manager import start_new_kernel
 
 import nst_helpers as nst
+from nst_helpers.images import scaled, sides
 from nst_helpers.widgets import Playground, controls
 from nst_helpers.widgets import playground as widgets
 
@@ -207,6 +209,53 @@ class TestPlayground:
         recipe = nst.recipe_from_png(paths[0])
         assert (recipe["code"], recipe["step"]) == (playground.show_code(), widgets.SKETCH_STEPS)
         assert recipe["settings"]["beta"] == nst.Settings.beta
+
+    def test_saving_is_exclusive(self, playground, tmp_path, monkeypatch):
+        """Of two kernels that save at the same time, each gets its own file. An error leaves none."""
+        settled(playground)
+        monkeypatch.setattr(widgets.Path, "exists", lambda path: False)  # as the other one sees it, just before
+        assert playground.save_image() != playground.save_image()
+        monkeypatch.undo()
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(widgets, "PROJECT", tmp_path)
+        before = os.listdir(tmp_path / "outputs")
+        monkeypatch.setattr(widgets, "save_animation", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            playground.save_gif()
+        assert os.listdir(tmp_path / "outputs") == before
+
+    @pytest.mark.parametrize("letter", ["x", "ö", "画"])
+    def test_long_names(self, letter, playground):
+        settled(playground)
+        playground._names = {name: f"{letter * (250 // len(letter.encode()))}.jpg" for name in playground._names}
+        name = playground.save_image().name
+        assert name.count(letter) > 60
+        assert name.endswith("_0025.png")
+
+    @pytest.mark.parametrize("shape", [(100, 1000), (1000, 100), (16, 400)])
+    def test_narrow_pictures(self, shape, brief, picture, vgg, tmp_path, monkeypatch):
+        """Sketches, and the smaller sizes of a rendering, are as large as both pictures need. Code repeats them."""
+        monkeypatch.chdir(tmp_path)  # where the code saves its painting
+        square = picture(256, 256)
+        for pictures, sizes in (((picture(*shape), square), (256,)), ((square, picture(*shape)), (155, 256))):
+            playground = settled(Playground(*pictures, network=vgg, size=256, steps=2))
+            size = playground.shown.size
+            assert all(min(scaled(*sides(image), size)) >= 16 for image in pictures)
+            assert any(min(scaled(*sides(image), size - 1)) < 16 for image in pictures)
+            if shape != (16, 400):
+                playground.render()
+                settled(playground)
+                assert playground.painter.run.settings.sizes == sizes
+                names = {"content_image": pictures[0], "style_image": pictures[1]}
+                exec(playground.show_code(), names)
+                assert torch.equal(names["image"], playground.shown.image)
+            playground.close()
+
+    def test_a_very_long_picture_is_loaded(self, picture, tmp_path):
+        """At most 1024 px, unless its other side would be too short then."""
+        for shape, loaded in {(20, 2000): (16, 1550), (2000, 40): (1024, 20), (16, 1500): (16, 1454)}.items():
+            nst.save_image(picture(*shape), tmp_path / "a.png")
+            assert sides(widgets._load(tmp_path / "a.png")) == loaded
 
     def test_code(self, brief, playground, images):
         settled(playground)

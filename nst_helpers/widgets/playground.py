@@ -1,6 +1,7 @@
 """`Playground`: connects the panel to a painter, and displays the painting."""
 
 import base64
+import os
 import queue
 import sys
 import tempfile
@@ -23,10 +24,11 @@ from torch import Tensor
 
 from ..files.reading import PROJECT, find_picture, read
 from ..files.writing import save_animation
-from ..images import load_image, resize, save_image
+from ..images import MIN_SIDE, load_image, resize, save_image, scaled, sides
 from ..plots import show_grid
 from ..schedule import coarse_to_fine
 from ..settings import Settings
+from ..validate import smallest_size
 from ..vgg import VGG
 from .chart import loss_chart
 from .controls import REST
@@ -36,6 +38,7 @@ from .panel import CUSTOM, HEARTBEAT_S, SAVE_BUTTONS, SIZES, UPLOAD_MB, Panel, c
 
 SKETCH, SKETCH_STEPS = 128, 25  # size in px and steps of the sketch after a change of pictures
 PAUSE = 0.2  # minimum seconds between two frames
+STEM_BYTES = 100  # of each picture's name in the name of a saved file, which may have 255
 UPLOAD_PIXELS = 40_000_000
 PAGE_TIMEOUT_S = 20  # seconds without a heartbeat of a web app's page, after which the painting pauses
 
@@ -122,7 +125,8 @@ class Playground:
 
     def sketch(self) -> None:
         """Paint a small draft."""
-        size = min(SKETCH, *(max(image.shape[2:]) for image in self._images.values()))
+        size = min(SKETCH, *(max(sides(image)) for image in self._images.values()))
+        size = max(size, *(smallest_size(*sides(image), MIN_SIDE) for image in self._images.values()))
         self.painter.paint((size,), SKETCH_STEPS, self.panel.start_choice.value)
 
     def start(self) -> None:
@@ -131,9 +135,10 @@ class Playground:
 
     def render(self) -> None:
         """Begin a painting from coarse to fine."""
-        height, width = self._images["content"].shape[2:]
-        scale = self.panel.size.value / max(height, width)
-        sizes = coarse_to_fine(round(height * scale), round(width * scale))
+        last = self.panel.size.value
+        least = smallest_size(*sides(self._images["style"]), MIN_SIDE)
+        halved = coarse_to_fine(*scaled(*sides(self._images["content"]), last))
+        sizes = sorted({min(max(size, least), last) for size in halved})
         self.painter.paint(sizes, self.panel.steps.value, self.panel.start_choice.value)
 
     def pause(self) -> None:
@@ -456,8 +461,8 @@ class Playground:
         if shown is None:
             self._message = "Nothing is painted yet."
             return None
-        stems = "_".join(Path(name).stem for name in self._names.values())
-        name = f"{stems}_{shown.step:04}"
+        stems = (os.fsencode(Path(name).stem)[:STEM_BYTES].decode(errors="ignore") for name in self._names.values())
+        name = f"{'_'.join(stems)}_{shown.step:04}"
         if self.app:
             with tempfile.TemporaryDirectory() as temporary:
                 path = write(Path(temporary) / f"painting{suffix}", history, shown)
@@ -468,13 +473,27 @@ class Playground:
             )
             return None
         folder = PROJECT / "outputs" if (PROJECT / "notebooks").exists() else Path("outputs")
+        folder.mkdir(parents=True, exist_ok=True)
         path, number = folder / f"{name}{suffix}", 1
-        while path.exists():
+        while not _claimed(path):
             number += 1
             path = folder / f"{name}_{number}{suffix}"
-        write(path, history, shown)
+        try:
+            write(path, history, shown)
+        except BaseException:
+            path.unlink()
+            raise
         self._message = f"Saved {escape(str(path))}"
         return path
+
+
+def _claimed(path: Path) -> bool:
+    """Create an empty file; return False if there is anything at its path, such as a file of another process."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _time_lapse(path: Path, history: History, shown: Snapshot) -> Path:
@@ -483,12 +502,13 @@ def _time_lapse(path: Path, history: History, shown: Snapshot) -> Path:
 
 
 def _load(source: str | Path | bytes | Tensor) -> Tensor:
-    """Return a picture, shrunk to the largest of `SIZES`."""
+    """Return a picture, shrunk to the largest of `SIZES`, or as far as its shortest side permits."""
     if isinstance(source, Tensor):
         return source
     where = source if isinstance(source, bytes) else find_picture(source)
     image = load_image(where, None)
-    return load_image(where, max(SIZES)) if max(image.shape[2:]) > max(SIZES) else image
+    size = max(*SIZES, smallest_size(*sides(image), MIN_SIDE))
+    return load_image(where, size) if max(sides(image)) > size else image
 
 
 def _expression(name: str, source: str, image: Tensor, uploaded: bool) -> str:
