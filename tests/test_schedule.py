@@ -95,6 +95,7 @@ class TestNarrowPictures:
         result = nst.transfer(picture(128, 128), picture(30, 300, 1), network=vgg, steps=1, progress=False)
         assert result.image.shape == (1, 3, 128, 128)
 
+    @pytest.mark.long
     def test_every_style(self, vgg, picture):
         """In sequences, in regions, with a scale, and saved, the most demanding one counts."""
         content, scroll, style = picture(256, 256), picture(300, 3000, 1), picture(256, 256, 2)
