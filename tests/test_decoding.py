@@ -169,6 +169,7 @@ class TestDepths:
 
     def test_signed(self):
         self.same(tiff((RAMP * 32767).round().astype("<i2"), 16, sample_format=2), RAMP, 1 / 32767)
+        self.same(tiff((RAMP * 127).round().astype("i1"), 8, sample_format=2), RAMP, 1 / 127)
         with pytest.raises(ValueError, match="values from 0 to 32767, got values from -1024 to 3071"):
             loaded(tiff((RAMP * 4095 - 1024).astype("<i2"), 16, sample_format=2))
 
@@ -182,6 +183,9 @@ class TestDepths:
         for content in (tiff((RAMP * 1023).astype("<u2"), 16), encoded(Image.fromarray((RAMP * 1023).astype("<u2")))):
             with pytest.warns(UserWarning, match="the largest value is 1023 of 65535"):
                 assert loaded(content).max() < 0.02
+        color = np.stack([RAMP * 4095] * 3, 2).astype("<u2")
+        with pytest.warns(UserWarning, match="the largest value is 15 of 255"):
+            loaded(tiff(color, 16, 2, samples=3))
 
     @pytest.mark.parametrize("depth", [1, 2, 4])
     def test_few_bits_with_a_transparent_color(self, depth):

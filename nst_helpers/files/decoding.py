@@ -73,8 +73,9 @@ def decode(content: bytes, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) 
         warnings.simplefilter("ignore")  # Pillow's: broken metadata, and half of its limit for decompression bombs
         try:
             picture = Image.open(io.BytesIO(_without_text(content)), formats=_known_formats(content))
-        except Image.DecompressionBombError:
-            raise ValueError(f"{name}: expected at most {max_pixels / 1e6:g} megapixels, got more") from None
+        except Image.DecompressionBombError:  # over twice a limit that a program may have changed
+            most = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+            raise ValueError(f"{name}: expected at most {most / 1e6:g} megapixels, got more") from None
         except Exception as error:
             formats = ", ".join(_known_formats())
             raise ValueError(f"{name}: expected an image in one of the formats {formats}{_got(content)}") from error
@@ -83,7 +84,10 @@ def decode(content: bytes, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) 
             if (megapixels := picture.width * picture.height / 1e6) > max_pixels / 1e6:
                 raise ValueError(f"{name}: expected at most {max_pixels / 1e6:g} megapixels, got {megapixels:.1f}")
             _scale_transparency(picture, content)
-            return pixels(picture, name)
+            array, notes = pixels(picture, name)
+            if array.dtype == np.uint8 and _depth(picture, content) == 16 and 0 < array[..., :3].max() < 255 * DARK:
+                notes.append(_dark(name, int(array[..., :3].max()), 255))
+            return array, notes
 
 
 def pixels(picture: Image.Image, name: str) -> tuple[np.ndarray, list[str]]:
@@ -111,7 +115,8 @@ def pixels(picture: Image.Image, name: str) -> tuple[np.ndarray, list[str]]:
         raise ValueError(f"{name}: the image is truncated or damaged ({error or type(error).__name__})") from error
     if 0 in picture.size:
         raise ValueError(f"{name}: the picture is zero-sized ({picture.width}×{picture.height} px)")
-    array = _deep_gray(picture, name, notes) if picture.mode[0] in "IF" else _colors(picture)
+    is_signed = picture.format == "TIFF" and _tag(picture, SAMPLE_FORMAT, 1) == SIGNED
+    array = _deep_gray(picture, name, notes) if picture.mode[0] in "IF" or is_signed else _colors(picture)
     return np.ascontiguousarray(_turned(array, orientation)), notes
 
 
@@ -232,9 +237,18 @@ def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------------------- numbers
 
 
+def _depth(picture: Image.Image, content: bytes) -> int:
+    """Return the number of bits of a sample in a PNG or a TIFF; 8 for other formats."""
+    return content[24] if picture.format == "PNG" else _tag(picture, BITS, 8)
+
+
+def _dark(name: str, high: int, full: int) -> str:
+    return f"{name}: the largest value is {high} of {full}, so the picture is dark; is it scaled right?"
+
+
 def _scale_transparency(picture: Image.Image, content: bytes) -> None:
     """Scale a PNG's transparent color as Pillow scales its pixels, from 1, 2, 4 or 16 bits to 8."""
-    color, depth = picture.info.get("transparency"), content[24]
+    color, depth = picture.info.get("transparency"), _depth(picture, content)
     if picture.format != "PNG" or color is None or isinstance(color, bytes) or depth == 8 or picture.mode == "P":
         return
     if isinstance(color, tuple):
@@ -252,6 +266,8 @@ def _deep_gray(picture: Image.Image, name: str, notes: list[str]) -> np.ndarray:
         bits, signed = _tag(picture, BITS, 16), _tag(picture, SAMPLE_FORMAT, 1) == SIGNED
         if bits == 32 and not signed:
             values = values.view(np.uint32)
+        elif bits == 8 and signed:
+            values = values.view(np.int8)
         full, low, high = 2 ** (bits - signed) - 1, int(values.min()), int(values.max())
         maximum = _tag(picture, MAX_SAMPLE_VALUE, 0)
         if high <= maximum < full and maximum & (maximum + 1) == 0:
@@ -263,7 +279,7 @@ def _deep_gray(picture: Image.Image, name: str, notes: list[str]) -> np.ndarray:
                 f'{name}: expected values up to 65535 in mode {picture.mode!r}, got 0 to {high}; use .convert("L")'
             )
         if 0 < high < full * DARK:
-            notes.append(f"{name}: the largest value is {high} of {full}, so the picture is dark; is it scaled right?")
+            notes.append(_dark(name, high, full))
         gray = (values / full).astype(np.float32)
     profile = picture.info.get("icc_profile")
     if profile and values.dtype.kind != "f":
