@@ -107,6 +107,8 @@ def pixels(picture: Image.Image, name: str) -> tuple[np.ndarray, list[str]]:
             warnings.simplefilter("ignore")
             picture.load()
             orientation = _orientation(picture)
+            is_signed = picture.format == "TIFF" and _tag(picture, SAMPLE_FORMAT, 1) == SIGNED
+            colors = None if picture.mode[0] in "IF" or is_signed else _colors(picture)
     except MemoryError:
         raise
     except AssertionError:
@@ -115,23 +117,15 @@ def pixels(picture: Image.Image, name: str) -> tuple[np.ndarray, list[str]]:
         raise ValueError(f"{name}: the image is truncated or damaged ({error or type(error).__name__})") from error
     if 0 in picture.size:
         raise ValueError(f"{name}: the picture is zero-sized ({picture.width}×{picture.height} px)")
-    is_signed = picture.format == "TIFF" and _tag(picture, SAMPLE_FORMAT, 1) == SIGNED
-    array = _deep_gray(picture, name, notes) if picture.mode[0] in "IF" or is_signed else _colors(picture)
+    array = _deep_gray(picture, name, notes) if colors is None else colors
     return np.ascontiguousarray(_turned(array, orientation)), notes
-
-
-def png_texts(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (keyword, the rest of the chunk) for each text chunk of a PNG; see `png_text` for what the rest means."""
-    for kind, start, end in _chunks(content):
-        if kind in (b"tEXt", b"zTXt", b"iTXt"):
-            keyword, _, rest = content[start + 8 : end - 4].partition(b"\0")
-            yield keyword, rest
 
 
 def png_text(content: bytes, keyword: str) -> str | None:
     """Return an international text (iTXt) of a PNG, or None if there is none. Raises ValueError if it is too long."""
-    for found, rest in png_texts(content):
-        if found == keyword.encode():
+    for kind, start, end in _chunks(content):
+        found, _, rest = content[start + 8 : end - 4].partition(b"\0")
+        if kind == b"iTXt" and found == keyword.encode():
             compressed, text = rest[:1] == b"\1", rest[2:].split(b"\0", 2)[2]
             if compressed:
                 unzip = zlib.decompressobj()
@@ -281,14 +275,13 @@ def _deep_gray(picture: Image.Image, name: str, notes: list[str]) -> np.ndarray:
         if 0 < high < full * DARK:
             notes.append(_dark(name, high, full))
         gray = (values / full).astype(np.float32)
-    profile = picture.info.get("icc_profile")
-    if profile and values.dtype.kind != "f":
-        colors = _in_srgb(Image.fromarray((gray * 65535).round().astype(np.uint16)), profile)
-        array = np.asarray(colors).astype(np.float32) / 255 if colors else np.stack([gray] * 3, 2)
-    else:
-        array = np.stack([gray] * 3, 2)
     if picture.format == "TIFF" and _tag(picture, PHOTOMETRIC, 1) == 0:
-        array = 1 - array
+        gray = 1 - gray
+    array, colors = np.stack([gray] * 3, 2), None
+    if (profile := picture.info.get("icc_profile")) and values.dtype.kind != "f":
+        colors = _in_srgb(Image.fromarray((gray * 65535).round().astype(np.uint16)), profile)
+    if colors is not None:
+        array = np.asarray(colors).astype(np.float32) / 255
     transparent = picture.info.get("transparency")
     if isinstance(transparent, int):
         array = np.concatenate([array, (values != transparent).astype(np.float32)[:, :, None]], 2)
