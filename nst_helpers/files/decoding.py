@@ -276,7 +276,7 @@ def _deep_gray(picture: Image.Image, name: str, notes: list[str]) -> np.ndarray:
             notes.append(_dark(name, high, full))
         gray = (values / full).astype(np.float32)
     if picture.format == "TIFF" and _tag(picture, PHOTOMETRIC, 1) == 0:
-        gray = 1 - gray
+        gray = np.float32(1) - gray
     array, colors = np.stack([gray] * 3, 2), None
     if (profile := picture.info.get("icc_profile")) and values.dtype.kind != "f":
         colors = _in_srgb(Image.fromarray((gray * 65535).round().astype(np.uint16)), profile)
