@@ -277,7 +277,8 @@ def _deep_gray(picture: Image.Image, name: str, notes: list[str]) -> np.ndarray:
         gray = (values / full).astype(np.float32)
     if picture.format == "TIFF" and _tag(picture, PHOTOMETRIC, 1) == 0:
         gray = np.float32(1) - gray
-    array, colors = np.stack([gray] * 3, 2), None
+    array: np.ndarray = np.stack([gray] * 3, 2)
+    colors = None
     if (profile := picture.info.get("icc_profile")) and values.dtype.kind != "f":
         colors = _in_srgb(Image.fromarray((gray * 65535).round().astype(np.uint16)), profile)
     if colors is not None:
