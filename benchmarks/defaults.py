@@ -44,7 +44,7 @@ CANDIDATES: dict[str, dict] = {
     "equal": {"style_weights": layer_weights(1, 1, 1, 1, 1)},
     "default": {},
     "Wasserstein": {"style_loss": "wasserstein", "beta": 10.0},
-    "crowson": {"preset": "crowson", "share": 0.4},  # of its evaluations, which takes three times our seconds
+    "crowson": {"preset": "crowson", "share": 0.16},  # of its evaluations, which takes three times our seconds
     "draft": {"quality": "draft"},
     "best": {"quality": "best"},
 }

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from .files.reading import bands_of, filled, float_bands, read, rgba
+from .files.decoding import png_text
+from .files.reading import filled, on_white, pixels, read, resized
 from .files.writing import to_pil, written_whole
 from .validate import check_image, large_enough, warn
 
@@ -94,11 +94,11 @@ def save_image(
 
 def recipe_from_png(path: str | os.PathLike) -> dict:
     """Return the recipe that `save_image` embedded in a PNG; raises ValueError if there is none."""
-    _, picture = read(path)
-    picture.load()
-    if RECIPE not in getattr(picture, "text", {}):
-        raise ValueError(f"{path} holds no recipe; save_image(…, recipe=result.recipe) embeds one in a PNG")
-    return json.loads(picture.text[RECIPE])
+    name, content = read(path)
+    text = png_text(content, RECIPE) if isinstance(content, bytes) else None
+    if text is None:
+        raise ValueError(f"{name} holds no recipe; save_image(…, recipe=result.recipe) embeds one in a PNG")
+    return json.loads(text)
 
 
 def load_image(source, size: int | None = 512) -> Tensor:
@@ -110,28 +110,21 @@ def load_image(source, size: int | None = 512) -> Tensor:
         size: longest side in pixels. The picture is resized with a Lanczos filter; the aspect ratio stays. None keeps
             the picture's own size. A smaller picture is enlarged, with a warning.
 
-    The EXIF rotation is applied. Grayscale, palette, 16-bit (scaled, not clipped), CMYK and transparent (over white)
-    pictures are converted to RGB. Of an animation, the first frame is used.
+    The color profile and the EXIF rotation of a file or a PIL image are applied. Grayscale, palette, 16-bit (scaled,
+    not clipped), CMYK and transparent (over white) pictures are converted to RGB. Of an animation, the first frame is
+    used. Files are JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or, with the package pillow-heif, HEIC. A warning names the
+    largest value of a 16-bit picture that is under 1/8 of full scale.
 
     Raises:
         FileNotFoundError, IsADirectoryError: no such file, or a folder.
         ConnectionError, TimeoutError: the URL cannot be reached, or the server does not answer for 15 s.
-        ValueError: not an image; truncated; zero-sized; a side under 16 px (VGG halves it four times); over
-            178 megapixels (according to the header); over 50 MB (URLs).
+        ValueError: not an image; another format, with its name; truncated; zero-sized; a side under 16 px (VGG halves
+            it four times); over 178 megapixels (according to the header); over 50 MB (URLs); values on a scale that
+            does not fit their type, such as 0 to 255 in more than 8 bits.
         TypeError: none of the sources above.
     """
-    name, source = read(source)
-    if size is not None and (not isinstance(size, Integral) or size < MIN_SIDE):
-        raise ValueError(f"size: expected the longest side in pixels, a whole number ≥ {MIN_SIDE}, got {size!r}")
-    bands = bands_of(source, name)
-    width, height = bands[0].size
-    if not width or not height:
-        raise ValueError(f"{name}: the picture is zero-sized ({width}×{height} px)")
-    large_enough(name, height, width, MIN_SIDE)
-    if size is not None:
-        height, width = fitted(height, width, size, name)
-        bands = resized_bands(bands, height, width)
-    return _tensor(bands)
+    _, array, sides = sized_pixels(source, size)
+    return resized(on_white(array), sides).clamp(0, 1)
 
 
 def load_transparent(source, size: int | None = 512) -> tuple[Tensor, Tensor]:
@@ -145,22 +138,32 @@ def load_transparent(source, size: int | None = 512) -> tuple[Tensor, Tensor]:
     opaque part only, and in `save_image` to restore the transparency. Raises the errors of `load_image`, and
     ValueError for a picture that is transparent everywhere.
     """
-    name, source = read(source)
-    array = rgba(source, name)
+    name, array, sides = sized_pixels(source, size)
+    if array.shape[2] == 3:
+        colors = resized(array, sides).clamp(0, 1)
+        return colors, torch.ones_like(colors[:, :1])
+    array = array.astype(np.float32) / (255 if array.dtype == np.uint8 else 1)
     alpha = array[:, :, 3:]
     if not alpha.any():
         raise ValueError(f"{name}: the picture is transparent everywhere")
-    premultiplied = np.concatenate([array[:, :, :3] * alpha, alpha], 2)
-    bands = [Image.fromarray(np.ascontiguousarray(premultiplied[:, :, band])) for band in range(4)]
-    if size is not None:
-        bands = resized_bands(bands, *fitted(array.shape[0], array.shape[1], size, name))
-    planes = torch.from_numpy(np.stack([np.asarray(band) for band in bands]))[None]
+    planes = resized(np.concatenate([array[:, :, :3] * alpha, alpha], 2), sides)
     return filled(planes[:, :3], planes[:, 3:]), planes[:, 3:].clamp(0, 1)
+
+
+def sized_pixels(source, size: int | None) -> tuple[str, np.ndarray, tuple[int, int]]:
+    """Return a source's name, its pixels (H, W, 3 or 4), and the (height, width) to which they are to be resized."""
+    if size is not None and (not isinstance(size, Integral) or size < MIN_SIDE):
+        raise ValueError(f"size: expected the longest side in pixels, a whole number ≥ {MIN_SIDE}, got {size!r}")
+    name, array = pixels(source)
+    height, width = array.shape[:2]
+    large_enough(name, height, width, MIN_SIDE)
+    return name, array, (height, width) if size is None else fitted(height, width, size, name)
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
     """Return an image (1, 3, H, W) in [0, 1] resized to (1, 3, height, width) with a Lanczos filter, on its device."""
-    return _tensor(resized_bands(float_bands(image[0].permute(1, 2, 0)), height, width)).to(image.device)
+    array = image[0].detach().float().permute(1, 2, 0).cpu().numpy()
+    return resized(array, (height, width)).clamp(0, 1).to(image.device)
 
 
 def sides(image: Tensor) -> tuple[int, int]:
@@ -184,12 +187,3 @@ def fitted(height: int, width: int, size: int, name: str = "image", min_side: in
     if size > max(height, width):
         warn(f"{name}: enlarged from {width}×{height} to {new_width}×{new_height} px")
     return new_height, new_width
-
-
-def resized_bands(bands: list[Image.Image], height: int, width: int) -> list[Image.Image]:
-    return [band.resize((width, height), Image.Resampling.LANCZOS) for band in bands]
-
-
-def _tensor(bands: list[Image.Image]) -> Tensor:
-    planes = [np.asarray(band, np.float32) / (255 if band.mode == "L" else 1) for band in bands]
-    return torch.from_numpy(np.stack(planes)).clamp(0, 1)[None]

@@ -4,12 +4,14 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, interpolate, normalize, pad
 
 from . import validate
-from .images import load_image
+from .files.reading import inside, is_binary, resized
+from .images import sized_pixels
 from .vgg import VGG, get_features
 
 
@@ -21,15 +23,24 @@ class Part(NamedTuple):
 
 
 def load_mask(source, size: int | None = 512) -> Tensor:
-    """Return a picture's lightness as a mask (1, 1, H, W): white is inside, black outside.
+    """Return a picture's lightness, times its opacity, as a mask (1, 1, H, W): white is inside, black outside.
 
     Args:
         source, size: see `load_image`. Use the size of the content image.
 
-    Raises the errors of `load_image`, and ValueError for a mask that is 0 everywhere.
+    One color on black counts as white. So do labels, as segmentation programs write them: integers 0 and 1, or 0 and
+    another value of at most `LABEL` of full scale. A warning names the maximum of any other mask if it is below 0.5.
+
+    Raises the errors of `load_image`, and ValueError for a mask that is 0 everywhere, or has several colors.
     """
-    name = str(source) if isinstance(source, str | os.PathLike) else "mask"
-    return validate.mask(name, load_image(source, size).mean(1, keepdim=True))
+    if isinstance(source, Tensor | np.ndarray) and is_binary(source):
+        source = source > 0
+    name, array, sides = sized_pixels(source, size)
+    name = name if isinstance(source, str | os.PathLike) else "mask"
+    mask = validate.mask(name, resized(inside(array, name), sides).clamp(0, 1))
+    if (maximum := mask.max().item()) < 0.5:
+        validate.warn(f"{name}: expected white inside the region, got a maximum of {maximum:.3g} of 1")
+    return mask
 
 
 def feathered(mask: Tensor, radius: float) -> Tensor:

@@ -95,10 +95,7 @@ class Problem:
         return cls(photograph, content_image, tuple(regions), masks, *layers)
 
     def check(self, sizes: Sequence[int], network: VGG, style_loss: str, least: int) -> None:
-        """Raise ValueError for a picture that is too small for the network; warn about one that is enlarged.
-
-        Below the size `least`, style images are adapted instead, see `Style.smallest_size`.
-        """
+        """Raise ValueError for a picture that is too small, for a style from size `least` on; warn if enlarged."""
         for size in sizes:
             fitted(*sides(self.content_image), size, "content_image", network.min_side)
             for style in (style for region in self.regions for style in region.styles):

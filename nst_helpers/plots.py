@@ -67,8 +67,8 @@ def show_images(
     """Return a figure with images and maps in rows. Maps and images under 64 px wide are shown without interpolation.
 
     Args:
-        images: images, (1, 3, H, W) or (3, H, W) in [0, 1]; or maps (H, W) of any values, drawn with a color map that
-            ranges from the minimum (or 0, if that is less) to the maximum.
+        images: images, (1, 3, H, W) or (3, H, W) in [0, 1]; masks, (1, 1, H, W), black outside; or maps (H, W) of any
+            values, drawn with a color map that ranges from the minimum (or 0, if that is less) to the maximum.
         titles: one for each.
         columns: number of images in a row; default all.
         colors: matplotlib's color map for maps.

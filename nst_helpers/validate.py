@@ -123,7 +123,8 @@ def mask(name: str, mask) -> Tensor:
         raise ValueError(f"{name}: expected a tensor (1, 1, H, W), as load_mask returns it, got {what}")
     low, high = (value.item() for value in mask.detach().float().aminmax())
     if not (math.isfinite(low) and math.isfinite(high) and low >= 0 and high <= 1):
-        raise ValueError(f"{name}: expected values in [0, 1], got values from {low:.3g} to {high:.3g}")
+        hint = "; divide by 255" if 10 < high <= 255 and low >= 0 else ""
+        raise ValueError(f"{name}: expected values in [0, 1], got values from {low:.3g} to {high:.3g}{hint}")
     if high == 0:
         raise ValueError(f"{name}: expected values above 0 inside the region, got a mask that is 0 everywhere")
     return mask.detach().float()

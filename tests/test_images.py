@@ -28,7 +28,7 @@ class TestSize:
         assert image.max() == 1
 
     def test_a_warning_points_to_the_line_of_the_caller(self, photo, tmp_path, picture):
-        photo.save(tmp_path / "small.png")
+        photo.convert("L").save(tmp_path / "small.png")
         calls = [
             lambda: nst.load_image(photo, size=640),
             lambda: nst.load_mask(tmp_path / "small.png", 640),

@@ -62,6 +62,15 @@ class TestShowImages:
         assert len(figure.axes) == 4  # two rows of two, the last one empty
         assert not figure.axes[3].axison
 
+    def test_masks(self, picture):
+        mask = torch.zeros(1, 1, 80, 96)
+        mask[..., :48] = 1
+        figure = nst.show_images([picture(80, 96), mask], ["picture", "mask"])
+        drawn = figure.axes[1].images[0].get_array()
+        assert drawn.shape == (80, 96, 3)
+        assert drawn[0, 0].tolist() == [255] * 3
+        assert drawn[0, -1].tolist() == [0] * 3
+
     def test_maps_begin_at_0_or_below(self):
         ramp = torch.linspace(0.5, 2, 12).view(3, 4)
         for shift, limits in ((0, (0, 2)), (-1, (-0.5, 1))):

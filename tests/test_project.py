@@ -104,14 +104,15 @@ class TestDependencies:
         assert sorted(PROJECT["dependencies"] + extras) == sorted(self.requirements())
 
     def test_what_the_package_imports_is_declared(self):
-        known = {"PIL": "pillow", "imageio_ffmpeg": "imageio-ffmpeg", "IPython": "ipywidgets"}
+        known = {"PIL": "pillow", "IPython": "ipywidgets"}
         for_notebooks = PROJECT["optional-dependencies"]["notebooks"]
         for path in (ROOT / "nst_helpers").rglob("*.py"):
             in_notebooks = path.stem == "demo" or path.parent.name == "widgets"
             declared = PROJECT["dependencies"] + (for_notebooks if in_notebooks else [])
+            declared += PROJECT["optional-dependencies"]["heic"] if path.stem == "decoding" else []
             for module in re.findall(r"^\s*(?:import|from) (\w+)", path.read_text("utf-8"), flags=re.M):
                 if module not in {*sys.stdlib_module_names, "nst_helpers"}:  # history.py writes code
-                    name = known.get(module, module)
+                    name = known.get(module, module.replace("_", "-"))
                     assert any(line.startswith(f"{name}>=") for line in declared), (path.name, name)
 
     def test_conda_reads_the_same_list(self):

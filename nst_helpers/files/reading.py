@@ -1,137 +1,162 @@
 """Reading pictures from paths, URLs, bytes, files, PIL images, arrays and tensors."""
 
-import io
-import math
 import os
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from ..validate import value_range
+from .. import validate
+from . import decoding
 from .download import stream
 
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "TIFF", "BMP", "PPM", "JPEG2000")  # if Pillow supports them.
-# Not all formats of Pillow are allowed: to open an EPS file, for example, it runs the PostScript program in it.
 PROJECT = Path(__file__).parents[2]  # root folder of a clone, with data/ and notebooks/
-MAX_PIXELS = 178_000_000  # Pillow's own limit for decompression bombs
 MAX_BYTES = 50_000_000  # of a picture from a URL
+LABEL = 0.02  # of full scale: masks of two values, 0 and one up to this, hold labels
 MIN_OPACITY = 0.05  # pixels with less are treated as transparent: their color is unreliable
 
 
 def find_picture(name: str | os.PathLike) -> str | os.PathLike:
     """Return the location of a picture: URLs and existing paths unchanged, other paths inside the project."""
-    if "://" in str(name) or Path(name).expanduser().exists():
-        return name
-    return PROJECT / name
+    elsewhere = "://" in str(name) or str(name).startswith("data:")
+    return name if elsewhere or os.path.exists(os.path.expanduser(name)) else PROJECT / name
 
 
-def read(source):
-    """Return a source's name for error messages, and an opened PIL image, an array or a tensor."""
-    if isinstance(source, Image.Image):
-        return "<PIL image>", source
-    if isinstance(source, Tensor | np.ndarray):
-        return f"<{type(source).__name__}>", source
-    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-        return source, _open(io.BytesIO(b"".join(stream(source, MAX_BYTES))), source)
+def read(source) -> tuple[str, bytes | Image.Image | np.ndarray | Tensor]:
+    """Return a source's name for messages, and a file's bytes, or the PIL image, array or tensor itself."""
+    if isinstance(source, Image.Image | Tensor | np.ndarray):
+        return "<PIL image>" if isinstance(source, Image.Image) else f"<{type(source).__name__}>", source
     if isinstance(source, bytes | bytearray | memoryview):
-        return "<bytes>", _open(io.BytesIO(source), "<bytes>")
+        return "<bytes>", bytes(source)
     if hasattr(source, "read"):
         name = str(getattr(source, "name", "<file>"))
         content = source.read()
         if isinstance(content, str):
             raise TypeError(f"{name}: expected a binary file, got one opened as text; open it with mode 'rb'")
-        return name, _open(io.BytesIO(content), name)
-    if isinstance(source, str | os.PathLike):
+        return name, content
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"expected a path, URL, bytes, file, PIL image, array or tensor, got {type(source).__name__}")
+    name = str(source) if len(str(source)) <= 300 else f"{str(source)[:80]}…"
+    scheme = str(source).partition(":")[0].lower()
+    if scheme in ("http", "https"):
+        return name, b"".join(stream(str(source), MAX_BYTES))
+    if scheme in ("data", "file", "ftp", "s3", "gs", "blob") and ":" in str(source):
+        raise ValueError(f"{name[:80]}: expected a path or an http(s) URL, got a {scheme}: address; pass the bytes")
+    try:
         path = Path(source).expanduser()
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: no such file")
         if path.is_dir():
-            raise IsADirectoryError(f"{path}: expected an image, got a folder")
-        return str(path), _open(io.BytesIO(path.read_bytes()), path)
-    raise TypeError(f"expected a path, URL, bytes, file, PIL image, array or tensor, got {type(source).__name__}")
+            raise IsADirectoryError(f"{name}: expected an image, got a folder")
+        return str(path), path.read_bytes()
+    except IsADirectoryError:
+        raise
+    except PermissionError as error:
+        raise PermissionError(f"{name}: the file cannot be read ({error.strerror})") from None
+    except (OSError, ValueError):  # too long, or a name that no file can have
+        raise FileNotFoundError(f"{name}: no such file") from None
 
 
-def _open(file: io.BytesIO, name) -> Image.Image:
-    if not file.getbuffer().nbytes:
-        raise ValueError(f"{name}: the file is empty")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # at half of MAX_PIXELS
-            picture = Image.open(file, formats=_known_formats())
-        megapixels = picture.width * picture.height / 1e6
-    except Image.DecompressionBombError:
-        megapixels = math.inf
-    except Exception as error:
-        raise ValueError(f"{name}: expected an image in one of the formats {', '.join(_known_formats())}") from error
-    if megapixels > MAX_PIXELS / 1e6:
-        raise ValueError(f"{name}: expected at most {MAX_PIXELS / 1e6:.0f} megapixels, got more")
-    return picture
+def pixels(source, decode: Callable = decoding.decode) -> tuple[str, np.ndarray]:
+    """Return a source's name for messages, and its pixels: (H, W, 3 or 4), uint8, or float32 in [0, 1].
+
+    decode: what decodes a file's bytes, with a name for messages, and returns an array and warnings.
+    """
+    name, content = read(source)
+    if isinstance(content, Tensor | np.ndarray):
+        return name, as_array(content, name)
+    found = decoding.pixels(content, name) if isinstance(content, Image.Image) else decode(content, name)
+    array, notes = found
+    for note in notes:
+        validate.warn(note)
+    return name, as_array(array, name)
 
 
-def _known_formats() -> list[str]:
-    """Return the `FORMATS` that this Pillow can open: AVIF depends on its build, HEIF on a plugin."""
-    Image.init()
-    return [format for format in FORMATS if format in Image.OPEN]
-
-
-def bands_of(source, name: str) -> list[Image.Image]:
-    """Return red, green and blue as single-band PIL images: 8-bit ("L"), or float32 ("F") with values in [0, 1]."""
-    if not isinstance(source, Image.Image):
-        array = as_array(source, name)
-        if array.dtype != np.uint8 or 0 in array.shape:
-            return float_bands(array, name)
-        source = Image.fromarray(array)
-    try:
-        picture = ImageOps.exif_transpose(source)
-        if picture.mode[0] in "IF":  # 16-bit and 32-bit grayscale
-            return float_bands(as_array(np.asarray(picture), name), name)
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        return list(picture.convert("RGB").split())
-    except (OSError, SyntaxError, EOFError) as error:
-        raise ValueError(f"{name}: the image is truncated or damaged ({error})") from error
-
-
-def as_array(source, name: str) -> np.ndarray:
-    """Return an array or a tensor as an array (H, W), (H, W, 3) or (H, W, 4): uint8, or float32 in [0, 1]."""
+def as_array(source: np.ndarray | Tensor, name: str) -> np.ndarray:
+    """Return an array or a tensor as an array (H, W, 3 or 4): uint8, or float32 in [0, 1]."""
     if isinstance(source, Tensor):
         tensor = source.detach().cpu()
         tensor = tensor[0] if tensor.ndim == 4 and len(tensor) == 1 else tensor
         if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
             raise ValueError(f"{name}: expected (1, 3, H, W), (3, H, W) or (1, H, W), got {tuple(source.shape)}")
         source = (tensor if tensor.dtype != torch.bfloat16 else tensor.float()).permute(1, 2, 0).numpy()
-    if source.ndim == 3 and source.shape[2] == 1:
-        source = source[:, :, 0]
-    if not (source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))):
+    if source.ndim == 2:
+        source = source[:, :, None]
+    if source.ndim != 3 or source.shape[2] not in (1, 3, 4):
         raise ValueError(f"{name}: expected an array (H, W), (H, W, 3) or (H, W, 4), got {source.shape}")
-    if source.dtype == np.uint8 or source.dtype == bool:
-        return np.ascontiguousarray(source).astype(np.uint8) * (255 if source.dtype == bool else 1)
-    if source.dtype == np.int32 and source.size and source.min() >= 0 and source.max() < 2**16:  # Pillow's mode "I"
-        source = source.astype(np.uint16)
-    if source.dtype.kind == "u" and source.dtype.itemsize == 2:  # either byte order
+    if 0 in source.shape:
+        raise ValueError(f"{name}: the picture is zero-sized, {source.shape}")
+    if source.shape[2] == 1:
+        source = source.repeat(3, 2)
+    kind, low, high = source.dtype.kind, source.min(), source.max()
+    if kind == "b":
+        return source.astype(np.uint8) * 255
+    if source.dtype == np.uint8:
+        return source
+    if kind == "f":
+        validate.value_range(float(low), float(high), name)
+        return source.astype(np.float32)
+    if kind == "u" and source.dtype.itemsize == 2 and not 0 < high <= 255:  # either byte order
         return source.astype(np.float32) / 65535
-    if source.dtype.kind != "f":
-        raise ValueError(f"{name}: expected uint8, uint16, bool or floats in [0, 1], got {source.dtype}")
-    if source.size:
-        value_range(float(source.min()), float(source.max()), name)
-    return source.astype(np.float32)
+    hint = ""
+    if kind in "iu" and low >= 0:
+        hint = f"; convert it to {'uint8' if high <= 255 else 'uint16' if high < 2**16 else 'floats in [0, 1]'}"
+    raise ValueError(
+        f"{name}: expected uint8, uint16 up to 65535, bool or floats in [0, 1], "
+        f"got {source.dtype} with values {low} to {high}{hint}"
+    )
 
 
-def rgba(source, name: str) -> np.ndarray:
-    """Return a source from `read` as RGBA: (H, W, 4), float32 in [0, 1]."""
-    if isinstance(source, Image.Image):
-        source = np.asarray(ImageOps.exif_transpose(source).convert("RGBA"))
-    array = as_array(source, name)
-    array = array.astype(np.float32) / (255 if array.dtype == np.uint8 else 1)
-    if array.ndim == 2:
-        array = np.stack([array] * 3, axis=2)
-    return array if array.shape[2] == 4 else np.concatenate([array, np.ones_like(array[:, :, :1])], 2)
+def resized(array: np.ndarray, sides: tuple[int, int]) -> Tensor:
+    """Return pixels (H, W, C), uint8 or float32, as a tensor (1, C, *sides), with white at 1; Lanczos may overshoot."""
+    height, width = sides
+    bands = [Image.fromarray(np.ascontiguousarray(array[:, :, band])) for band in range(array.shape[2])]
+    if array.shape[:2] != sides:
+        bands = [band.resize((width, height), Image.Resampling.LANCZOS) for band in bands]
+    planes = [np.asarray(band, np.float32) / (255 if band.mode == "L" else 1) for band in bands]
+    return torch.from_numpy(np.stack(planes))[None]
+
+
+def on_white(array: np.ndarray) -> np.ndarray:
+    """Return pixels (H, W, 3 or 4) composited over white, (H, W, 3)."""
+    if array.shape[2] == 3:
+        return array
+    if array.dtype == np.uint8:
+        picture = Image.fromarray(array)
+        return np.asarray(Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB"))
+    return array[:, :, :3] * array[:, :, 3:] + 1 - array[:, :, 3:]
+
+
+def is_binary(values: Tensor | np.ndarray) -> bool:
+    """Return whether values are integers, 0 or 1."""
+    integers = not values.is_floating_point() if isinstance(values, Tensor) else values.dtype.kind in "iu"
+    return integers and bool(((values == 0) | (values == 1)).all())
+
+
+def inside(array: np.ndarray, name: str) -> np.ndarray:
+    """Return how far pixels (H, W, 3 or 4) are inside a mask, see `masks.load_mask`: (H, W, 1), float32 in [0, 1]."""
+    values = array.astype(np.float32) / (255 if array.dtype == np.uint8 else 1)
+    colors, alpha = values[:, :, :3], values[:, :, 3:] if array.shape[2] == 4 else np.float32(1)
+    light = colors.max(2, keepdims=True) * alpha
+    if array.shape[2] == 4 and alpha.any() and not light.any():
+        raise ValueError(f"{name}: expected white inside the region, got black on a transparent ground")
+    levels = np.unique(light)
+    if len(levels) == 2 and levels[0] == 0 and levels[1] <= LABEL:
+        return (light > 0).astype(np.float32)
+    visible = light[:, :, 0] > 0.25
+    painted = visible & (colors.min(2) < 0.75 * colors.max(2))  # in a color, not in white or gray
+    if painted.sum() <= 0.01 * visible.sum():  # the noise of a JPEG, if anything
+        return light
+    red, green, blue = colors[painted].T
+    hues = np.stack([red - (green + blue) / 2, (green - blue) * 3**0.5 / 2])
+    if painted.sum() < 0.99 * visible.sum() or np.hypot(*(hues / np.hypot(*hues)).mean(1)) < 0.95:
+        raise ValueError(
+            f"{name}: expected white inside the region and black outside, got several colors; "
+            "for the region of one color, make a mask with (array == color).all(-1)"
+        )
+    return (light / np.median(light[painted])).clip(0, 1)
 
 
 def filled(colors: Tensor, alpha: Tensor) -> Tensor:
@@ -143,14 +168,3 @@ def filled(colors: Tensor, alpha: Tensor) -> Tensor:
     half = -(-alpha.shape[2] // 2), -(-alpha.shape[3] // 2)
     wide = filled(adaptive_avg_pool2d(colors, half), adaptive_avg_pool2d(alpha, half))
     return torch.where(opaque, here, interpolate(wide, alpha.shape[2:], mode="bilinear")).clamp(0, 1)
-
-
-def float_bands(array, name: str = "") -> list[Image.Image]:
-    array = np.asarray(array.detach().cpu() if isinstance(array, Tensor) else array, dtype=np.float32)
-    if 0 in array.shape:
-        raise ValueError(f"{name}: the picture is zero-sized, {array.shape}")
-    if array.ndim == 2:
-        array = np.stack([array] * 3, axis=2)
-    if array.shape[2] == 4:
-        array = array[:, :, :3] * array[:, :, 3:] + 1 - array[:, :, 3:]
-    return [Image.fromarray(np.ascontiguousarray(array[:, :, band])) for band in range(3)]

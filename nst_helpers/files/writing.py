@@ -116,7 +116,9 @@ def read_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor],
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """Return an image, (1, 3, H, W) or (3, H, W) in [0, 1], as an 8-bit RGB PIL image."""
+    """Return an image, (1, 3, H, W) or (3, H, W), or a mask, (1, 1, H, W) or (1, H, W), in [0, 1] as 8-bit RGB."""
+    if image.ndim in (3, 4) and image.shape[-3] == 1:
+        image = image.expand(*image.shape[:-3], 3, -1, -1)
     check_image(image)
     if image.ndim == 4 and image.shape[0] == 1:
         image = image[0]

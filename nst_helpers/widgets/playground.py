@@ -22,7 +22,9 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..files.reading import PROJECT, find_picture, read
+from ..files.decoding import decode
+from ..files.reading import PROJECT, find_picture, pixels
+from ..files.sandbox import decode_apart
 from ..files.writing import save_animation
 from ..images import MIN_SIDE, load_image, resize, save_image, scaled, sides
 from ..plots import show_grid
@@ -312,18 +314,11 @@ class Playground:
         content = bytes(file["content"])
         if len(content) > UPLOAD_MB * 10**6:
             raise ValueError(f"{file['name']}: expected at most {UPLOAD_MB} MB, got {len(content) / 1e6:.1f} MB")
-        try:
-            _, picture = read(content)
-            if (pixels := picture.width * picture.height) > UPLOAD_PIXELS:
-                most = UPLOAD_PIXELS / 1e6
-                raise ValueError(f"<bytes>: expected at most {most:g} megapixels, got {pixels / 1e6:.1f}")
-            self._take(name, content, file["name"])
-        except ValueError as error:
-            raise ValueError(str(error).replace("<bytes>", file["name"])) from error
+        self._take(name, content, file["name"])
 
     def _take(self, name: str, source: str | bytes, file_name: str | None = None) -> None:
         """Load another content or style image, and sketch."""
-        self._images[name] = _load(source)
+        self._images[name] = _load(source, file_name)
         self._names[name] = file_name or str(source)
         (self._uploaded.add if file_name else self._uploaded.discard)(name)
         self.panel.pictures[name].value = source if source in self.panel.pictures[name].options else CUSTOM
@@ -501,14 +496,22 @@ def _time_lapse(path: Path, history: History, shown: Snapshot) -> Path:
     return save_animation([snapshot.image for snapshot in history.snapshots] + last, path)
 
 
-def _load(source: str | Path | bytes | Tensor) -> Tensor:
-    """Return a picture, shrunk to the largest of `SIZES`, or as far as its shortest side permits."""
+def _load(source: str | Path | bytes | Tensor, file_name: str | None = None) -> Tensor:
+    """Return a picture, shrunk to the largest of `SIZES`, or as far as its shortest side permits.
+
+    Strangers' files, uploads and URLs, are decoded apart.
+    """
     if isinstance(source, Tensor):
         return source
     where = source if isinstance(source, bytes) else find_picture(source)
-    image = load_image(where, None)
-    size = max(*SIZES, smallest_size(*sides(image), MIN_SIDE))
-    return load_image(where, size) if max(sides(image)) > size else image
+    strange = isinstance(source, bytes) or "://" in str(where)
+
+    def apart(content: bytes, name: str) -> tuple:
+        return decode_apart(content, file_name or name, UPLOAD_PIXELS)
+
+    _, array = pixels(where, apart if strange else decode)
+    height, width = array.shape[:2]
+    return load_image(array, min(max(height, width), max(*SIZES, smallest_size(height, width, MIN_SIDE))))
 
 
 def _expression(name: str, source: str, image: Tensor, uploaded: bool) -> str:
