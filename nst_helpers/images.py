@@ -1,5 +1,6 @@
 """Loading, preprocessing, resizing and saving images. An image is a (1, 3, H, W) float32 tensor in [0, 1], sRGB."""
 
+import io
 import json
 import os
 from numbers import Integral
@@ -87,8 +88,9 @@ def save_image(
             raise ValueError(f"{path}: only PNG files can hold a recipe; use .png")
         options["pnginfo"] = chunks = PngInfo()
         chunks.add_itxt(RECIPE, json.dumps(recipe, ensure_ascii=False), zip=True)
+    picture.save(file := io.BytesIO(), **options)  # in a real file, Pillow does not notice that the disk is full
     with written_whole(path) as unfinished:
-        picture.save(unfinished, **options)
+        unfinished.write_bytes(file.getvalue())
     return path
 
 
