@@ -122,8 +122,7 @@ class TestSave:
         before = path.read_bytes()
 
         def broken(self, file, *args, **kwargs):
-            with open(file, "wb") as stream:
-                stream.write(b"half")
+            file.write(b"half")
             raise OSError("disk full")
 
         monkeypatch.setattr(Image.Image, "save", broken)
