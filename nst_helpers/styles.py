@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import validate
 from .engine import Engine, Plain, loss_features
+from .files.surroundings import isolated
 from .files.writing import read_tensors, write_tensors
 from .images import fitted, resize, scaled
 from .losses.gatys import STYLE_WEIGHTS
@@ -41,7 +42,7 @@ class SavedStyle:
         statistics = self.statistics[nearest]
         if missing := [layer for layer in layers if layer not in statistics]:
             raise ValueError(f"expected layers of the saved style ({', '.join(statistics)}), got {', '.join(missing)}")
-        return {layer: statistics[layer] for layer in layers}
+        return {layer: statistics[layer].clone() for layer in layers}
 
     def check(self, network: str, style_loss: str) -> None:
         """Raise ValueError unless the style was saved with this network and for this style loss."""
@@ -158,6 +159,7 @@ def style_statistics(
         }
 
 
+@isolated
 def save_style(
     path: str | Path | None,
     style: Tensor | SavedStyle,

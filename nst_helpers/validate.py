@@ -103,12 +103,12 @@ def takes(parameters: Mapping[str, inspect.Parameter], text: str) -> Callable:
 
 
 def picture(name: str, image) -> Tensor:
-    """Return an image (1, 3, H, W), clipped to [0, 1]; raises ValueError for anything else."""
+    """Return an image (1, 3, H, W) as float32, clipped to [0, 1]; raises ValueError for anything else."""
     if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[:2] != (1, 3):
         what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(f"{name}: expected a tensor (1, 3, H, W), as load_image returns it, got {what}")
     check_image(image, name)
-    return image.detach().clamp(0, 1)
+    return image.detach().float().clamp(0, 1)
 
 
 def mask(name: str, mask) -> Tensor:
@@ -128,7 +128,7 @@ def check_image(image: Tensor, name: str = "image") -> None:
     """Raise ValueError unless an image is (..., 3, H, W), floating point, finite, and within 0.1 of [0, 1]."""
     if image.ndim < 3 or image.shape[-3] != 3 or not image.is_floating_point():
         raise ValueError(f"{name}: expected a float tensor (..., 3, H, W), got {image.dtype} {tuple(image.shape)}")
-    low, high = (value.item() for value in image.detach().aminmax())
+    low, high = (value.item() for value in image.detach().float().aminmax())
     value_range(low, high, name)
 
 
