@@ -175,7 +175,7 @@ class Objective:
         """Return a style's statistics, {layer: Tensor}."""
         layers, size = self.problem.style_layers, round(self.size * style.scale)
         if isinstance(style.image, SavedStyle):
-            return {layer: saved.to(self.content_image) for layer, saved in style.image.at(size, layers).items()}
+            return {name: one.clone().to(self.content_image) for name, one in style.image.at(size, layers).items()}
         return style_statistics(self._resized(style.image, size), self._style, self.engine, layers, self.size)
 
     def _targets(self, region: Region, blend: str) -> list[tuple[float, dict[str, tuple[object, float]]]]:

@@ -42,7 +42,7 @@ class SavedStyle:
         statistics = self.statistics[nearest]
         if missing := [layer for layer in layers if layer not in statistics]:
             raise ValueError(f"expected layers of the saved style ({', '.join(statistics)}), got {', '.join(missing)}")
-        return {layer: statistics[layer].clone() for layer in layers}
+        return {layer: statistics[layer] for layer in layers}
 
     def check(self, network: str, style_loss: str) -> None:
         """Raise ValueError unless the style was saved with this network and for this style loss."""

@@ -10,6 +10,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 _OVERSHOOT = 0.1  # values may lie this far outside [0, 1]
@@ -103,12 +104,12 @@ def takes(parameters: Mapping[str, inspect.Parameter], text: str) -> Callable:
 
 
 def picture(name: str, image) -> Tensor:
-    """Return an image (1, 3, H, W) as float32, clipped to [0, 1]; raises ValueError for anything else."""
+    """Return an image (1, 3, H, W), clipped to [0, 1], in float32 or float64; raises ValueError for anything else."""
     if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[:2] != (1, 3):
         what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(f"{name}: expected a tensor (1, 3, H, W), as load_image returns it, got {what}")
     check_image(image, name)
-    return image.detach().float().clamp(0, 1)
+    return image.detach().to(torch.promote_types(image.dtype, torch.float32)).clamp(0, 1)
 
 
 def mask(name: str, mask) -> Tensor:
