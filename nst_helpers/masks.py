@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, interpolate, normalize, pad
 
 from . import validate
+from .files.surroundings import isolated
 from .images import load_image
 from .vgg import VGG, get_features
 
@@ -32,6 +33,7 @@ def load_mask(source, size: int | None = 512) -> Tensor:
     return validate.mask(name, load_image(source, size).mean(1, keepdim=True))
 
 
+@isolated
 def feathered(mask: Tensor, radius: float) -> Tensor:
     """Return a mask (1, 1, H, W) with soft edges: blurred by a Gaussian with a standard deviation of `radius` px."""
     radius = validate.number("radius", radius)
@@ -45,6 +47,7 @@ def feathered(mask: Tensor, radius: float) -> Tensor:
     return conv2d(conv2d(wide, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1)).clamp(0, 1)
 
 
+@isolated
 def find_regions(
     image: Tensor, n: int, *, network: VGG | None = None, layer: str = "relu3_1", seed: int = 0
 ) -> tuple[Tensor, ...]:
@@ -62,11 +65,7 @@ def find_regions(
     image = validate.picture("image", image).cpu()
     if not (isinstance(n, int) and n >= 2):
         raise ValueError(f"n: expected a whole number ≥ 2, got {n!r}")
-    if network is None:
-        maps = image
-    else:
-        with torch.no_grad():
-            maps = normalize(get_features(image, network, [layer])[layer], dim=1).cpu()
+    maps = image if network is None else normalize(get_features(image, network, [layer])[layer].detach(), dim=1).cpu()
     labels = _k_means(maps[0].flatten(1).T.float(), n, torch.Generator().manual_seed(seed))
     labels = labels.view(1, 1, *maps.shape[2:]).float()
     labels = interpolate(labels, image.shape[2:], mode="nearest-exact")[0]

@@ -117,7 +117,7 @@ class TestModes:
             region = nst.Region(mask, [nst.Style(pictures[1], scale=0.8), pictures[1].flip(3)])
             run = nst.StyleTransfer(
                 pictures[0], region, network=network, sizes=(64,), steps=3, color="luminance_oklab", tv_weight=0.1,
-                style_loss="sliced_wasserstein", optimizer="adam", ema_decay=0.5, start="recolored",
+                style_loss="sliced_wasserstein", optimizer="adam", ema_decay=0.5, balance=0.4, start="noise",
             )  # fmt: skip
             records = list(run)
             return {
@@ -152,6 +152,17 @@ class TestModes:
         with mode():
             found = nst.recolor(*pictures, method)
         assert equal(found, expected)
+
+    @every_mode
+    def test_masks(self, pictures, vgg, mask, mode):
+        def masks():
+            found = [*nst.find_regions(pictures[0], 3), *nst.find_regions(pictures[0], 2, network=vgg)]
+            return dict(enumerate([*found, nst.feathered(mask, 3)]))
+
+        expected = masks()
+        with mode():
+            found = masks()
+            assert equal(found, expected)
 
     @every_mode
     def test_features(self, pictures, vgg, mode):
@@ -260,8 +271,6 @@ class TestModes:
         """Otherwise it would have the default dtype, which the caller may have changed."""
         makers = {"empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randn", "tensor", "zeros"}
         for path in (ROOT / "nst_helpers").rglob("*.py"):
-            if path.name == "schedule.py":
-                continue
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if isinstance(node, ast.Call) and ast.unparse(node.func) in {f"torch.{maker}" for maker in makers}:
                     assert "dtype" in {option.arg for option in node.keywords}, f"{path.name}:{node.lineno}"
