@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from . import validate
+from .files.surroundings import isolated
 
 RIDGE = 1e-5  # added to the variance in every direction of the color space: a gray picture has none in two of them
 ROTATIONS = 20  # rotations of the color space in which histograms are matched
@@ -35,6 +36,7 @@ OKLAB = torch.tensor([  # cube roots of the cone responses to L, a, b
 ], dtype=torch.float64)  # fmt: skip
 
 
+@isolated
 def recolor(image: Tensor, like: Tensor, method: str = "symmetric") -> Tensor:
     """Return the image with the colors of another, clipped to [0, 1].
 
@@ -91,7 +93,7 @@ RECOLORINGS = {"symmetric": _symmetric, "pca": _pca, "cholesky": _cholesky, "his
 
 def _moments(colors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean color (3, 1), the covariance (3, 3) and its square root."""
-    covariance = torch.cov(colors, correction=0) + RIDGE * torch.eye(3)
+    covariance = torch.cov(colors, correction=0) + RIDGE * torch.eye(3, dtype=torch.float32)
     return colors.mean(1, keepdim=True), covariance, _power(covariance, 0.5)
 
 

@@ -5,7 +5,6 @@ import json
 import os
 from numbers import Integral
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from .files.decoding import png_text
 from .files.reading import filled, on_white, pixels, read, resized
-from .files.writing import to_pil, written_whole
+from .files.writing import IMAGE_FORMATS, to_pil, written_whole
 from .validate import check_image, large_enough, warn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of the RGB channels of ImageNet's training images, in [0, 1]
@@ -67,16 +66,9 @@ def save_image(
         ValueError: unknown suffix; a batch; values outside [0, 1]; a mask for JPEG; a recipe for anything but PNG.
     """
     path = Path(path).expanduser()
-    jpeg = {"format": "JPEG", "quality": 95, "subsampling": 0}
-    formats: dict[str, dict[str, Any]] = {
-        ".png": {"format": "PNG", "optimize": True},
-        ".jpg": jpeg,
-        ".jpeg": jpeg,
-        ".webp": {"format": "WEBP", "quality": 95},
-    }
-    if path.suffix.lower() not in formats:
-        raise ValueError(f"{path}: expected a name that ends in one of {', '.join(formats)}")
-    picture, options = to_pil(image), formats[path.suffix.lower()]
+    if path.suffix.lower() not in IMAGE_FORMATS:
+        raise ValueError(f"{path}: expected a name that ends in one of {', '.join(IMAGE_FORMATS)}")
+    picture, options = to_pil(image), dict(IMAGE_FORMATS[path.suffix.lower()])
     if mask is not None:
         if options["format"] == "JPEG":
             raise ValueError(f"{path}: JPEG has no transparency; use .png or .webp")

@@ -1,6 +1,5 @@
 """Masks of regions: loading, blurring, segmentation by k-means, and downsampling to each layer's resolution."""
 
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d, conv2d, interpolate, normal
 
 from . import validate
 from .files.reading import inside, is_binary, resized
+from .files.surroundings import isolated
 from .images import sized_pixels
 from .vgg import VGG, get_features
 
@@ -36,13 +36,13 @@ def load_mask(source, size: int | None = 512) -> Tensor:
     if isinstance(source, Tensor | np.ndarray) and is_binary(source):
         source = source > 0
     name, array, sides = sized_pixels(source, size)
-    name = name if isinstance(source, str | os.PathLike) else "mask"
     mask = validate.mask(name, resized(inside(array, name), sides).clamp(0, 1))
     if (maximum := mask.max().item()) < 0.5:
         validate.warn(f"{name}: expected white inside the region, got a maximum of {maximum:.3g} of 1")
     return mask
 
 
+@isolated
 def feathered(mask: Tensor, radius: float) -> Tensor:
     """Return a mask (1, 1, H, W) with soft edges: blurred by a Gaussian with a standard deviation of `radius` px."""
     radius = validate.number("radius", radius)
@@ -56,6 +56,7 @@ def feathered(mask: Tensor, radius: float) -> Tensor:
     return conv2d(conv2d(wide, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1)).clamp(0, 1)
 
 
+@isolated
 def find_regions(
     image: Tensor, n: int, *, network: VGG | None = None, layer: str = "relu3_1", seed: int = 0
 ) -> tuple[Tensor, ...]:
@@ -73,11 +74,7 @@ def find_regions(
     image = validate.picture("image", image).cpu()
     if not (isinstance(n, int) and n >= 2):
         raise ValueError(f"n: expected a whole number ≥ 2, got {n!r}")
-    if network is None:
-        maps = image
-    else:
-        with torch.no_grad():
-            maps = normalize(get_features(image, network, [layer])[layer], dim=1).cpu()
+    maps = image if network is None else normalize(get_features(image, network, [layer])[layer].detach(), dim=1).cpu()
     labels = _k_means(maps[0].flatten(1).T.float(), n, torch.Generator().manual_seed(seed))
     labels = labels.view(1, 1, *maps.shape[2:]).float()
     labels = interpolate(labels, image.shape[2:], mode="nearest-exact")[0]

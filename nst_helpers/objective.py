@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .colors import COLORS
 from .engine import Engine, loss_features
+from .files.surroundings import isolated
 from .images import fitted, resize, scaled, sides
 from .losses.content import CONTENT_LOSSES
 from .losses.gatys import total_loss, weighted_sum
@@ -49,6 +50,7 @@ class Compositing:
             return image
         return torch.lerp(image, self.content_image, self.outside)
 
+    @isolated
     @torch.no_grad()
     def display(self, image: Tensor) -> Tensor:
         """Return the image to display: composited, and with the photograph's colors if the color mode restores them."""
@@ -146,8 +148,7 @@ class Objective:
             else:
                 self._parts = parts_of(self.masks, problem.style_layers, network)
         photograph = self._resized(problem.photograph, size) if COLORS[settings.color].after else None
-        content_image = None if outside is None else self.content_image
-        self.compositing = Compositing(settings.color, photograph, content_image, outside)
+        self.compositing = Compositing(settings.color, photograph, self.content_image, outside)
         self._regions = [
             _RegionTargets(share * region.weight, masks, self._targets(region, settings.blend))
             for share, region, masks in zip(shares, problem.regions, layer_masks, strict=True)
@@ -173,7 +174,7 @@ class Objective:
         layers = self.problem.style_layers
         size = round(max(self.size, style.smallest_size(self.engine.network.min_side)) * style.scale)
         if isinstance(style.image, SavedStyle):
-            return {layer: saved.to(self.content_image) for layer, saved in style.image.at(size, layers).items()}
+            return {name: one.clone().to(self.content_image) for name, one in style.image.at(size, layers).items()}
         return style_statistics(self._resized(style.image, size), self._style, self.engine, layers, self.size)
 
     def _targets(self, region: Region, blend: str) -> list[tuple[float, dict[str, tuple[object, float]]]]:
@@ -200,7 +201,7 @@ class Objective:
 
     def evaluate(self, image: Tensor, settings: Settings) -> Evaluation:
         """Return the losses and the gradient of an image of this size with the settings' weights."""
-        image = image.detach()
+        image = image.clone() if image.is_inference() else image.detach()
         input_image = image.requires_grad_()
         seen = self.compositing.composite(input_image)
         weights, content_weights = dict(settings.style_weights), dict(settings.content_weights)

@@ -9,9 +9,11 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from .files.surroundings import drawn
 from .files.writing import to_pil
 
 
+@drawn
 def show_grid(
     content: Tensor, style: Tensor, output: Tensor, titles: Sequence[str] = ("Content", "Style", "Output")
 ) -> Figure:
@@ -30,10 +32,10 @@ def show_grid(
         ax.imshow(picture)
         ax.set_title(title)
         ax.set_axis_off()
-    plt.close(figure)
     return figure
 
 
+@drawn
 def show_losses(history: Iterable) -> Figure:
     """Return a figure of the loss curves: total, α·content and β·style over the steps, on a logarithmic scale.
 
@@ -57,10 +59,10 @@ def show_losses(history: Iterable) -> Figure:
             ax.text(record.step, 1.01, f" {record.size} px", transform=ax.get_xaxis_transform(), color="gray")
     ax.set(xlabel="step", ylabel="loss", yscale="log")
     ax.legend()
-    plt.close(figure)
     return figure
 
 
+@drawn
 def show_images(
     images: Sequence[Tensor], titles: Sequence[str], columns: int | None = None, colors: str = "gray"
 ) -> Figure:
@@ -90,7 +92,6 @@ def show_images(
         else:
             ax.imshow(to_pil(image), interpolation="nearest" if image.shape[-1] < 64 else None)
         ax.set_title(title, fontsize=10)
-    plt.close(figure)
     return figure
 
 

@@ -83,7 +83,7 @@ def start_image(
     noise, seed: share of white noise in the image, from 0 to 1, and its seed.
     """
     shape = content_image.shape
-    white = torch.rand(*shape, generator=torch.Generator().manual_seed(seed)).to(content_image)
+    white = torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32).to(content_image)
 
     def mixed(make: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the mean of `make(picture)` over the styles of a region, by weight, and composite the regions."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import validate
 from .engine import Engine, Plain, loss_features
+from .files.surroundings import isolated
 from .files.writing import read_tensors, write_tensors
 from .images import fitted, resize, scaled, sides
 from .losses.gatys import STYLE_WEIGHTS
@@ -164,6 +165,7 @@ def style_statistics(
         }
 
 
+@isolated
 def save_style(
     path: str | Path | None,
     style: Tensor | SavedStyle,

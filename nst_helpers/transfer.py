@@ -12,7 +12,8 @@ from torch import Tensor
 
 from . import validate
 from .engine import pick_engine
-from .files.progress import device_name, progress_bar
+from .files.progress import device_name, progress_bar, say
+from .files.surroundings import isolated
 from .images import resize, sides
 from .objective import Evaluation, Objective, Problem
 from .optimizers import OPTIMIZERS
@@ -36,6 +37,7 @@ def _setting(name: str) -> property:
     return property(read, lambda run, value: run.steer(**{name: value}))
 
 
+@isolated
 @validate.takes(SETTINGS, SETTINGS_TEXT)
 class StyleTransfer:
     """A style transfer, one step at a time: `for record in run: …`, or `run.step()` until `run.done`.
@@ -176,8 +178,7 @@ class StyleTransfer:
     @property
     def best(self) -> Tensor:
         """A copy of the image with the lowest loss under the current settings; before the first step, the latest."""
-        best = self.state.best
-        return self.image if best is None else self._displayed(best.image)
+        return self._displayed((self.state.best or self.state).image)
 
     @property
     def average(self) -> Tensor:
@@ -302,8 +303,7 @@ class StyleTransfer:
 
     def _next_size(self) -> None:
         state = self.state
-        best = state.image if state.best is None else state.best.image
-        finest = state.averaged if self.settings.ema_decay else best
+        finest = state.averaged if self.settings.ema_decay else (state.best or state).image
         self._objective = self._objective_at(state.level + 1, 0)
         image = resize(finest, *self._objective.content_image.shape[2:])
         self.state = replace(state, image=image, level=state.level + 1, size_step=0, average=0.0, average_share=0.0)
@@ -341,6 +341,7 @@ class Result:
     recipe: dict = field(repr=False)  # settings, sources, versions and losses, see `StyleTransfer.recipe`
 
 
+@isolated
 @validate.takes(inspect.signature(StyleTransfer).parameters, SETTINGS_TEXT)
 def transfer(
     content_image: Tensor,
@@ -370,7 +371,7 @@ def transfer(
     began = time.perf_counter()
     run = StyleTransfer(content_image, style_image, **settings)
     if progress is not False:
-        print(run, flush=True)
+        say(str(run))
     interrupted = False
     with progress_bar(progress, total=sum(run.settings.steps), unit="step") as bar:
         try:
@@ -378,7 +379,7 @@ def transfer(
                 bar.update()
                 bar.set_postfix_str(f"{record.size} px, loss {record.total:.3g}", refresh=False)
                 if report_every and record.step % report_every == 0:
-                    bar.write(str(record))
+                    say(str(record))
         except KeyboardInterrupt:
             interrupted = True
     image, loss = run.best, run.best_loss

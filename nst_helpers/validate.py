@@ -11,6 +11,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 _OVERSHOOT = 0.1  # values may lie this far outside [0, 1]
@@ -108,12 +109,12 @@ def takes(parameters: Mapping[str, inspect.Parameter], text: str) -> Callable:
 
 
 def picture(name: str, image) -> Tensor:
-    """Return an image (1, 3, H, W), clipped to [0, 1]; raises ValueError for anything else."""
+    """Return an image (1, 3, H, W), clipped to [0, 1], in float32 or float64; raises ValueError for anything else."""
     if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[:2] != (1, 3):
         what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(f"{name}: expected a tensor (1, 3, H, W), as load_image returns it, got {what}")
     check_image(image, name)
-    return image.detach().clamp(0, 1)
+    return image.detach().to(torch.promote_types(image.dtype, torch.float32)).clamp(0, 1)
 
 
 def mask(name: str, mask) -> Tensor:
@@ -134,7 +135,7 @@ def check_image(image: Tensor, name: str = "image") -> None:
     """Raise ValueError unless an image is (..., 3, H, W), floating point, finite, and within 0.1 of [0, 1]."""
     if image.ndim < 3 or image.shape[-3] != 3 or not image.is_floating_point():
         raise ValueError(f"{name}: expected a float tensor (..., 3, H, W), got {image.dtype} {tuple(image.shape)}")
-    low, high = (value.item() for value in image.detach().aminmax())
+    low, high = (value.item() for value in image.detach().float().aminmax())
     value_range(low, high, name)
 
 

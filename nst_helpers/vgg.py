@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from . import validate
+from .files.surroundings import exact, isolated, pick_device
 from .files.weights import NOTES, load_weights, standardized_input
 from .images import IMAGENET_MEAN, IMAGENET_STD, channels
 
@@ -71,8 +72,7 @@ class VGG(nn.Sequential):
                 self.add_module(f"relu{block}_{index}", nn.ReLU())
                 channels_in = channels_out
             self.add_module(f"pool{block}", POOLINGS[pooling]())
-        self.requires_grad_(False)
-        self._keep_constants()
+        self.requires_grad_(False).float()  # whatever torch's default dtype is
 
     def _keep_constants(self) -> None:
         """Store mean and standard deviation as buffers: copying them at each evaluation would synchronize a GPU."""
@@ -133,6 +133,7 @@ class VGG(nn.Sequential):
         """Return the input of `forward` for an image in [0, 1] on the network's device. Its values are not checked."""
         return (image - self.mean) / self.std
 
+    @exact
     def forward(self, normalized: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Return {layer: feature maps (B, C, H', W')} of normalized images (B, 3, H, W).
 
@@ -162,13 +163,7 @@ class VGG(nn.Sequential):
         return [name for name in self._modules if name in layers]
 
 
-def pick_device() -> torch.device:
-    """Return CUDA if it is available, else MPS (Apple), else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
+@isolated
 def load_vgg(
     network: str | VGG = "vgg19",
     pooling: str = "max",
@@ -188,15 +183,20 @@ def load_vgg(
     Raises ValueError for unknown names, and WeightsError if the weights are not available.
     """
     if isinstance(network, VGG):
+        if next(network.parameters()).is_inference():  # autograd does not take tensors made in inference mode
+            network.load_state_dict({name: w.clone() for name, w in network.state_dict().items()}, assign=True)
+            network._keep_constants()
         return network if device is None else network.to(device)
     weights = load_weights(network)
     if network == "vgg19":
         weights = standardized_input(weights, IMAGENET_MEAN, IMAGENET_STD)
-    vgg = VGG(network, pooling, padding)
+    with torch.device("meta"):  # draws no random numbers
+        vgg = VGG(network, pooling, padding)
+    vgg.to_empty(device=pick_device() if device is None else device)
     for index, stage in enumerate(vgg.stages):
         state = {kind: weights[f"{index}.{kind}"] for kind in ("weight", "bias")}
         getattr(vgg, stage.conv).load_state_dict(state)
-    return vgg.to(pick_device() if device is None else device)
+    return vgg
 
 
 def receptive_fields(network: VGG) -> dict[str, int]:

@@ -25,7 +25,7 @@ class TestLoadMask:
         assert load_mask(values, 32).shape == (1, 1, 24, 32)
 
     def test_nothing(self):
-        with pytest.raises(ValueError, match="mask: expected values above 0"):
+        with pytest.raises(ValueError, match="<ndarray>: expected values above 0"):
             load_mask(np.zeros((48, 64), np.uint8), None)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from importlib.util import find_spec
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -96,7 +95,7 @@ def pick_engine(network: VGG, engine: str = "auto", precision: str = "auto") -> 
     elif network.padding != "zeros":
         raise ValueError(f'engine={engine!r}: expected a network with padding="zeros", got {network.padding!r}')
     else:
-        engines = [build() for kind, build in _builders(network, precision) if engine in ("auto", kind)]
+        engines = [build() for build in _builders(network, engine, precision)]
     engines = [engine for engine in engines if precision in ("auto", engine.precision)]
     if not engines:
         raise ValueError(
@@ -108,8 +107,8 @@ def pick_engine(network: VGG, engine: str = "auto", precision: str = "auto") -> 
     return next((engine for engine in engines if _is_right(engine)), engines[-1])
 
 
-def _builders(network: VGG, precision: str) -> list[tuple[str, Callable[[], Engine]]]:
-    """Return the engines that are available on the network's device, the fastest first, as (kind, constructor)."""
+def _builders(network: VGG, engine: str, precision: str) -> list[Callable[[], Engine]]:
+    """Return constructors of the engines that are available on the network's device, the fastest first."""
     device = network.device
     formats = [torch.float32]
     if device.type == "cpu" and has_bfloat16():
@@ -118,14 +117,41 @@ def _builders(network: VGG, precision: str) -> list[tuple[str, Callable[[], Engi
         formats = [torch.float16, torch.float32]
     if precision != "auto":
         formats = [getattr(torch, precision)]
-    kinds = ["winograd", "direct"] if device.type == "cpu" and find_spec("numba") else ["direct"]
-    by_hand = [
-        (kind, partial(_by_hand, network, kind, dtype))
-        for kind in kinds
-        for dtype in formats
-        if not (kind == "winograd" and dtype == torch.float16)
-    ]
-    return [*by_hand, ("plain", partial(Plain, network))]
+    kinds = [kind for kind in ENGINES if engine in ("auto", kind)]
+    builders: list[Callable[[], Engine]] = []
+    if "winograd" in kinds and device.type == "cpu" and torch.float16 not in formats and _winograd_works(engine):
+        builders += [partial(_by_hand, network, "winograd", dtype) for dtype in formats]
+    if "direct" in kinds:
+        builders += [partial(_by_hand, network, "direct", dtype) for dtype in formats]
+    return [*builders, partial(Plain, network)] if "plain" in kinds else builders
+
+
+def _winograd_works(engine: str) -> bool:
+    """Return whether the engine "winograd" can be used. If not, say why: once, or in an error if it was asked for."""
+    if (failure := winograd_failure()) and engine == "winograd":
+        raise ValueError(f'engine="winograd" needs numba, which fails here: {failure}; engine="auto" always works')
+    if failure:
+        _warn_once(f'the engine "winograd" needs numba, which fails here: {failure}; using "direct", which is slower')
+    return not failure
+
+
+_warn_once = cache(validate.warn)
+
+
+@cache
+def winograd_failure() -> str:
+    """Return why numba cannot compile the engine "winograd" here, or an empty text if it can. A convolution is tried.
+
+    There are many reasons: numba or llvmlite are missing or damaged, do not support this version of Python or NumPy, or
+    are switched off by NUMBA_DISABLE_JIT.
+    """
+    try:
+        from . import winograd  # numba takes a second to import
+
+        winograd.check()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".partition("\n")[0]
+    return ""
 
 
 @cache
@@ -136,9 +162,10 @@ def has_bfloat16() -> bool:
     """
     try:
         from llvmlite.binding import get_host_cpu_features
-    except ImportError:
+
+        features = get_host_cpu_features()
+    except Exception:  # it is missing or damaged: see `winograd_failure`
         return False
-    features = get_host_cpu_features()
     return any(features.get(name, False) for name in ("avx512bf16", "amx-bf16"))
 
 
@@ -154,7 +181,7 @@ def _by_hand(network: VGG, kind: str, dtype: torch.dtype) -> ByHand:
 
     if kind == "direct":
         return ByHand(kind, network, dtype, direct)
-    from . import winograd  # numba takes a second to import
+    from . import winograd
 
     def convolution(layer: str, height: int, width: int):
         if not winograd.is_faster(height, width):
@@ -176,7 +203,8 @@ def _is_right(engine: Engine) -> bool:
     """Return whether an engine runs on its device and its gradient agrees with autograd (cosine over 0.99)."""
     key = engine.network.device, engine.network.kind, engine.name
     if key not in _verdicts:
-        image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)).to(engine.network.device)
+        generator = torch.Generator().manual_seed(0)
+        image = torch.rand(1, 3, 256, 256, generator=generator, dtype=torch.float32).to(engine.network.device)
         try:
             gradient, right = (_trial_gradient(one, image).flatten() for one in (engine, Plain(engine.network)))
             _verdicts[key] = bool(cosine_similarity(gradient, right, 0) > 0.99)

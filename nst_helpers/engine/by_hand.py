@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, max_unpool2d, pad
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
+from ..files.surroundings import exact
 from ..masks import Part
 from ..vgg import VGG, Stage
 from .moments import Request, add_gradient, moments, positions, rows_of
@@ -71,6 +72,7 @@ class ByHand:
         self._stages = network.stages
         self._passes = 0
 
+    @exact
     def __call__(
         self,
         image: Tensor,
@@ -135,6 +137,7 @@ class ByHand:
                 take(stage.pool, x)
         return maps, grams, tape
 
+    @exact
     def backward(self, tape: Tape, maps: Maps, grams: Maps) -> Tensor:
         """Return the gradient with respect to the normalized image, from those for feature maps and Gram matrices."""
         grams = {layer: (D + D.mT) / positions(tape.rows[layer], tape.request, layer) for layer, D in grams.items()}
@@ -161,7 +164,7 @@ class ByHand:
             if trace.pooled:
                 g = added(g, stage.pool, height // 2, width // 2)
                 if g is not None and trace.argmax is not None:
-                    g = max_unpool2d(g, trace.argmax, [2, 2], output_size=[height, width])
+                    g = _unpooled(g, trace.argmax, height, width)
                 elif g is not None and mode == RELU:
                     g = g / 4 if trace.output is None else (g / (4 * trace.output)).to(self.dtype)
                     g = pad(interpolate(g, scale_factor=2), (0, width % 2, 0, height % 2))
@@ -188,6 +191,16 @@ class ByHand:
             square = (tape.grams[layer] @ D * D).sum() / channels
             shares[self.network.block(layer)].append(square.clamp(min=0).sqrt())
         return shares
+
+
+def _unpooled(g: Tensor, argmax: Tensor, height: int, width: int) -> Tensor:
+    """Return the gradient (1, C, height, width) of max pooling, in channels_last, from the indices of the maxima.
+
+    Unlike `max_unpool2d`, `scatter` is known to torch as deterministic.
+    """
+    rows = rows_of(g)
+    unpooled = rows.new_zeros(height * width, rows.shape[1]).scatter_(0, rows_of(argmax), rows)
+    return unpooled.view(1, height, width, -1).permute(0, 3, 1, 2)
 
 
 def _rescaled(g: Tensor | None, scale: Tensor | float, shares: list[Tensor]) -> tuple[Tensor | None, Tensor | float]:

@@ -1,6 +1,6 @@
 """3×3 convolutions with torch's operations, on any device, for `by_hand`."""
 
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -57,9 +57,10 @@ def fused_convolution_works(dtype: torch.dtype = torch.float32) -> bool:
     The operation is private to torch, so a release may remove or change it, and a processor may not support the
     format. `conv2d` and `relu` are the fallback.
     """
-    x = torch.linspace(-1, 1, 2 * 16 * 5 * 6).view(2, 16, 5, 6).contiguous(memory_format=torch.channels_last)
-    weight = torch.linspace(1, -1, 16 * 16 * 9).view(16, 16, 3, 3).contiguous(memory_format=torch.channels_last)
-    x, weight, bias, ones = x.to(dtype), weight.to(dtype), torch.linspace(-1, 1, 16).to(dtype), [1, 1]
+    linspace = partial(torch.linspace, dtype=torch.float32)
+    x = linspace(-1, 1, 2 * 16 * 5 * 6).view(2, 16, 5, 6).contiguous(memory_format=torch.channels_last)
+    weight = linspace(1, -1, 16 * 16 * 9).view(16, 16, 3, 3).contiguous(memory_format=torch.channels_last)
+    x, weight, bias, ones = x.to(dtype), weight.to(dtype), linspace(-1, 1, 16).to(dtype), [1, 1]
     try:
         y = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, ones, ones, ones, 1, "relu", [], "")
     except (AttributeError, RuntimeError, TypeError):

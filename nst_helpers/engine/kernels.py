@@ -4,8 +4,11 @@ Feature maps are arrays (H, W, C) that hold the *bits* of their numbers: uint32 
 is the upper half of a float32 (NumPy has no bfloat16). C must be a multiple of LANES; H and W may have any value.
 """
 
+import contextlib
+
 import numpy as np
-from numba import njit
+from numba import config, njit
+from numba.core.caching import FunctionCache
 
 from .lanes import LANES, inlined, load, load_along, maximum, select_equal, store, store_along
 
@@ -21,7 +24,28 @@ a2, b2, a3, b3, sum2 = F(4 / 9), F(9 / 4), F(8 / 27), F(27 / 8), F(97 / 36)  # s
 OPEN, RELU, MAX, AVERAGE = range(4)
 NOWHERE = 4  # position of a maximum that is not above 0
 
-_compiled = njit(error_model="numpy", nogil=True, cache=True)
+if config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set")
+
+
+class _Cache(FunctionCache):
+    """numba's cache of machine code on disk. A full disk or a damaged file only means that it is not used."""
+
+    def load_overload(self, *args):
+        with contextlib.suppress(Exception):
+            return super().load_overload(*args)
+
+    def save_overload(self, *args):
+        with contextlib.suppress(Exception):
+            super().save_overload(*args)
+
+
+def _compiled(function):
+    """Return a function that is compiled at its first call, and cached if there is a folder that can be written to."""
+    compiled = njit(error_model="numpy", nogil=True)(function)
+    with contextlib.suppress(RuntimeError, OSError):
+        compiled._cache = _Cache(function)
+    return compiled
 
 
 @inlined

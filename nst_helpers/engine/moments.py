@@ -55,7 +55,8 @@ def positions(rows: Tensor, request: Request, layer: str) -> Tensor | int:
     """Return the number of positions by which each Gram matrix is divided: a number, or a tensor (R, 1, 1)."""
     if request.parts is None:
         return len(rows)
-    return torch.tensor([len(part.positions) for part in request.parts[layer]], device=rows.device)[:, None, None]
+    counts = [len(part.positions) for part in request.parts[layer]]
+    return torch.tensor(counts, dtype=torch.int64, device=rows.device)[:, None, None]
 
 
 def add_gradient(g: Tensor, rows: Tensor, D: Tensor, request: Request, layer: str) -> None:

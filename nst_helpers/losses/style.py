@@ -104,7 +104,7 @@ def _normal(moments: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean (R, C) and covariance (R, C, C) from augmented second moments (R, C + 1, C + 1)."""
     mean = moments[:, :-1, -1]
     covariance = moments[:, :-1, :-1] - mean[:, :, None] * mean[:, None]
-    return mean, covariance + RIDGE * torch.eye(mean.shape[1]).to(mean)
+    return mean, covariance + RIDGE * torch.eye(mean.shape[1], dtype=torch.float32).to(mean)
 
 
 class SlicedWasserstein(StyleLoss):
@@ -121,7 +121,8 @@ class SlicedWasserstein(StyleLoss):
         if mask is not None:
             rows = rows[:, mask.flatten() >= mask.max() / 2]
         generator = torch.Generator().manual_seed(len(rows))
-        directions = torch.randn(min(len(rows), DIRECTIONS), len(rows), generator=generator).to(rows)
+        shape = min(len(rows), DIRECTIONS), len(rows)
+        directions = torch.randn(shape, generator=generator, dtype=torch.float32).to(rows)
         return (normalize(directions) @ rows).sort(1).values[None]
 
     def blend(self, statistics: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
