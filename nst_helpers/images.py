@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import zlib
 from numbers import Integral
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def save_image(
             raise ValueError(f"{path}: JPEG has no transparency; use .png or .webp")
         if mask.shape[-2:] != image.shape[-2:]:
             raise ValueError(f"mask: expected {tuple(image.shape[-2:])} px, got {tuple(mask.shape[-2:])} px")
-        picture.putalpha(to_pil(mask.expand(1, 3, -1, -1)).getchannel(0))
+        picture.putalpha(to_pil(mask).getchannel(0))
     if recipe is not None:
         if options["format"] != "PNG":
             raise ValueError(f"{path}: only PNG files can hold a recipe; use .png")
@@ -89,7 +90,10 @@ def save_image(
 def recipe_from_png(path: str | os.PathLike) -> dict:
     """Return the recipe that `save_image` embedded in a PNG; raises ValueError if there is none."""
     name, content = read(path)
-    text = png_text(content, RECIPE) if isinstance(content, bytes) else None
+    try:
+        text = png_text(content, RECIPE) if isinstance(content, bytes) else None
+    except (zlib.error, IndexError, ValueError) as error:
+        raise ValueError(f"{name}: the recipe is damaged ({error})") from error
     if text is None:
         raise ValueError(f"{name} holds no recipe; save_image(…, recipe=result.recipe) embeds one in a PNG")
     return json.loads(text)
@@ -104,10 +108,10 @@ def load_image(source, size: int | None = 512) -> Tensor:
         size: longest side in pixels. The picture is resized with a Lanczos filter; the aspect ratio stays. None keeps
             the picture's own size. A smaller picture is enlarged, with a warning.
 
-    The color profile and the EXIF rotation of a file or a PIL image are applied. Grayscale, palette, 16-bit (scaled,
-    not clipped), CMYK and transparent (over white) pictures are converted to RGB. Of an animation, the first frame is
-    used. Files are JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or, with the package pillow-heif, HEIC. A warning names the
-    largest value of a 16-bit picture that is under 1/8 of full scale.
+    The color profile and the EXIF rotation are applied. Grayscale, palette, 16-bit (scaled, not clipped), CMYK and
+    transparent (over white) pictures are converted to RGB. Of an animation, the first frame is used. Files are JPEG,
+    PNG, WebP, TIFF, BMP, GIF, AVIF or, with the package pillow-heif, HEIC. A warning names the largest value of a
+    16-bit picture that is under 1/8 of full scale.
 
     Raises:
         FileNotFoundError, IsADirectoryError: no such file, or a folder.

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, interpolate, normalize, pad
 
 from . import validate
-from .files.reading import inside, is_binary, resized
+from .files.reading import is_binary, mask_values, resized
 from .files.surroundings import isolated
 from .images import sized_pixels
 from .vgg import VGG, get_features
@@ -36,7 +36,7 @@ def load_mask(source, size: int | None = 512) -> Tensor:
     if isinstance(source, Tensor | np.ndarray) and is_binary(source):
         source = source > 0
     name, array, sides = sized_pixels(source, size)
-    mask = validate.mask(name, resized(inside(array, name), sides).clamp(0, 1))
+    mask = validate.mask(name, resized(mask_values(array, name), sides).clamp(0, 1))
     if (maximum := mask.max().item()) < 0.5:
         validate.warn(f"{name}: expected white inside the region, got a maximum of {maximum:.3g} of 1")
     return mask

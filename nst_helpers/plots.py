@@ -9,11 +9,11 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .files.surroundings import drawn
+from .files.surroundings import with_default_style
 from .files.writing import to_pil
 
 
-@drawn
+@with_default_style
 def show_grid(
     content: Tensor, style: Tensor, output: Tensor, titles: Sequence[str] = ("Content", "Style", "Output")
 ) -> Figure:
@@ -35,7 +35,7 @@ def show_grid(
     return figure
 
 
-@drawn
+@with_default_style
 def show_losses(history: Iterable) -> Figure:
     """Return a figure of the loss curves: total, α·content and β·style over the steps, on a logarithmic scale.
 
@@ -62,7 +62,7 @@ def show_losses(history: Iterable) -> Figure:
     return figure
 
 
-@drawn
+@with_default_style
 def show_images(
     images: Sequence[Tensor], titles: Sequence[str], columns: int | None = None, colors: str = "gray"
 ) -> Figure:

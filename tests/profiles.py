@@ -49,3 +49,22 @@ ADOBE_RGB = rgb("Adobe RGB (1998)", [(0.64, 0.33), (0.21, 0.71), (0.15, 0.06)], 
 PROPHOTO = rgb("ProPhoto", [(0.7347, 0.2653), (0.1596, 0.8404), (0.0366, 0.0001)], (1.8,), white=D50)
 LINEAR = rgb("linear sRGB", [(0.64, 0.33), (0.30, 0.60), (0.15, 0.06)], (1.0,))
 GRAY_LINEAR = _profile(b"GRAY", "linear gray", {b"kTRC": _curve((1.0,))})
+
+
+def _cmyk():
+    """A table from the corners of CMYK to Lab with 8 bits: dull inks, of which black leaves some light."""
+    lab = []
+    for corner in range(16):
+        c, m, y, k = ((corner >> bit) & 1 for bit in (3, 2, 1, 0))
+        light = np.array([1 - 0.9 * c, 1 - 0.8 * m, 1 - 0.85 * y]) * (1 - 0.9 * k)
+        f = np.cbrt(light)
+        lab += [116 * f[1] - 16, 500 * (f[0] - f[1]) / 3, 200 * (f[1] - f[2]) / 3]
+    L, a, b = np.array(lab).reshape(16, 3).T
+    table = np.stack([L * 2.55, a + 128, b + 128], 1).round().clip(0, 255).astype(np.uint8).tobytes()
+    identity = bytes(range(256))
+    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + _numbers(1, 0, 0, 0, 1, 0, 0, 0, 1) + 4 * identity + table
+    profile = _profile(b"CMYK", "dull inks", {b"A2B0": lut + 3 * identity})
+    return profile[:12] + b"prtrCMYKLab " + profile[24:]
+
+
+CMYK = _cmyk()

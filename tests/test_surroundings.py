@@ -21,6 +21,7 @@ from conftest import ROOT
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import nst_helpers as nst
+from nst_helpers import engine
 from nst_helpers.files import surroundings
 from nst_helpers.settings import CHOICES
 from nst_helpers.widgets.painter import Painter
@@ -50,6 +51,10 @@ def deterministic(**options):
 
 def default_dtype(dtype):
     return setting(torch.get_default_dtype, torch.set_default_dtype, dtype)
+
+
+def precisions():
+    return [setting.fp32_precision for setting in surroundings._settings()]
 
 
 def product_precision(precision):
@@ -185,12 +190,13 @@ class TestModes:
 
     def test_they_are_restored_after_an_error(self, pictures, vgg):
         with torch.inference_mode(), torch.autocast("cpu"), torch.device("meta"), product_precision("medium"):
+            before = precisions()
             with pytest.raises(ValueError, match="expected a tensor"):
                 nst.transfer(pictures[0], "a.jpg", **SETTINGS, network=vgg)
             assert torch.is_inference_mode_enabled()
             assert torch.is_autocast_enabled("cpu")
             assert torch.empty(0).device.type == "meta"
-            assert torch.get_float32_matmul_precision() == "medium"
+            assert precisions() == before
             assert not torch.is_grad_enabled()
 
     @pytest.mark.parametrize("style_loss", CHOICES["style_loss"])
@@ -231,17 +237,32 @@ class TestModes:
         def wait():
             inside.set()
             leave.wait(60)
-            seen.extend(setting.fp32_precision for setting in surroundings._settings())
+            seen.extend(precisions())
 
         with product_precision("medium"):
+            before = precisions()
             thread = threading.Thread(target=wait)
             thread.start()
             inside.wait(60)
             surroundings.isolated(lambda: None)()
             leave.set()
             thread.join(60)
-            assert torch.get_float32_matmul_precision() == "medium"
+            assert precisions() == before
+            assert set(before) - set(surroundings.FULL)
         assert set(seen) <= set(surroundings.FULL)
+
+    @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="since torch 2.9")
+    def test_an_inherited_precision_stays_inherited(self, monkeypatch):
+        monkeypatch.setattr(torch.backends, "fp32_precision", "tf32")
+        surroundings.isolated(lambda: None)()
+        monkeypatch.setattr(torch.backends, "fp32_precision", "ieee")
+        assert set(precisions()) <= set(surroundings.FULL)
+
+    def test_the_engine_is_picked_as_outside(self, vgg):
+        for mode in (torch.autocast("cpu"), torch.device("meta"), torch.inference_mode()):
+            engine.winograd_failure.cache_clear()
+            with mode:
+                assert engine.pick_engine(vgg).kind == "winograd"
 
     def test_the_random_numbers_stay_the_callers(self, pictures):
         torch.manual_seed(3)

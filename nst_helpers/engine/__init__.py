@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from .. import validate
+from ..files.surroundings import isolated
 from ..masks import Part
 from ..vgg import VGG
 from .by_hand import ByHand
@@ -73,6 +74,7 @@ def loss_features(
     return engine(image, content_layers, style_layers, needs == "means", parts)
 
 
+@isolated
 def pick_engine(network: VGG, engine: str = "auto", precision: str = "auto") -> Engine:
     """Return the engine for a network. The choice depends on the hardware only, not on the load of the machine.
 

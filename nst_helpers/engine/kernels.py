@@ -32,8 +32,11 @@ class _Cache(FunctionCache):
     """numba's cache of machine code on disk. A full disk or a damaged file only means that it is not used."""
 
     def load_overload(self, *args):
-        with contextlib.suppress(Exception):
+        try:
             return super().load_overload(*args)
+        except Exception:
+            with contextlib.suppress(Exception):
+                self.flush()  # begin a new index
 
     def save_overload(self, *args):
         with contextlib.suppress(Exception):

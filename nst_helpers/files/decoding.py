@@ -3,9 +3,11 @@
 It needs NumPy and Pillow only, and imports nothing of this package: `sandbox` runs it as a separate program.
 """
 
+import contextlib
 import io
 import json
 import sys
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -27,7 +29,7 @@ SIGNED = 2  # SAMPLE_FORMAT
 ADOBE_RGB_TO_SRGB = np.array([[1.39836, -0.39836, 0], [0, 1, 0], [0, -0.04293, 1.04293]], np.float32)  # linear light
 
 EXPORT = "export the picture as JPEG, PNG or TIFF"
-HEIC = "HEIC; install the package pillow-heif, or export the picture as JPEG"
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 SIGNATURES = (  # of files that are not read: (position, bytes, what it is and what to do)
     (0, b"\xff\x0a", f"JPEG XL; {EXPORT}"),
     (4, b"JXL ", f"JPEG XL; {EXPORT}"),
@@ -41,7 +43,6 @@ SIGNATURES = (  # of files that are not read: (position, bytes, what it is and w
     (0, b"%!PS", f"PostScript (EPS); {EXPORT}"),
     (0, b"\xc5\xd0\xd3\xc6", f"PostScript (EPS); {EXPORT}"),
     (0, b"%PDF", f"PDF; {EXPORT}"),
-    *((8, brand, HEIC) for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")),
     (8, b"crx ", f"a camera's RAW (CR3); {EXPORT}"),
     (8, b"CR\x02", f"a camera's RAW (CR2); {EXPORT}"),
     (0, b"FUJIFILMCCD-RAW", f"a camera's RAW (RAF); {EXPORT}"),
@@ -69,13 +70,14 @@ def decode(content: bytes, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) 
     """
     if not content:
         raise ValueError(f"{name}: the file is empty")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's: broken metadata, and half of its limit for decompression bombs
+    with _quiet:
         try:
             picture = Image.open(io.BytesIO(_without_text(content)), formats=_known_formats(content))
         except Image.DecompressionBombError:  # over twice a limit that a program may have changed
             most = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
             raise ValueError(f"{name}: expected at most {most / 1e6:g} megapixels, got more") from None
+        except MemoryError:
+            raise
         except Exception as error:
             formats = ", ".join(_known_formats())
             raise ValueError(f"{name}: expected an image in one of the formats {formats}{_got(content)}") from error
@@ -103,8 +105,7 @@ def pixels(picture: Image.Image, name: str) -> tuple[np.ndarray, list[str]]:
     """
     notes: list[str] = []
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet:
             picture.load()
             orientation = _orientation(picture)
             is_signed = picture.format == "TIFF" and _tag(picture, SAMPLE_FORMAT, 1) == SIGNED
@@ -117,8 +118,8 @@ def pixels(picture: Image.Image, name: str) -> tuple[np.ndarray, list[str]]:
         raise ValueError(f"{name}: the image is truncated or damaged ({error or type(error).__name__})") from error
     if 0 in picture.size:
         raise ValueError(f"{name}: the picture is zero-sized ({picture.width}×{picture.height} px)")
-    array = _deep_gray(picture, name, notes) if colors is None else colors
-    return np.ascontiguousarray(_turned(array, orientation)), notes
+    array = _high_bit_depth_gray(picture, name, notes) if colors is None else colors
+    return np.ascontiguousarray(_oriented(array, orientation)), notes
 
 
 def png_text(content: bytes, keyword: str) -> str | None:
@@ -136,24 +137,56 @@ def png_text(content: bytes, keyword: str) -> str | None:
     return None
 
 
+class _Quiet:
+    """No warnings while at least one thread is inside: Pillow's, of broken metadata and half of its limit for bombs.
+
+    `warnings.catch_warnings` belongs to the process. Left by two threads in another order than entered, it would switch
+    off all warnings for good.
+    """
+
+    def __init__(self):
+        self._lock, self._inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *error) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filters.__exit__(*error)
+
+
+_quiet = _Quiet()
+
+
 # ----------------------------------------------------------------------------------------------------------- containers
 
 
 def _known_formats(content: bytes = b"") -> list[str]:
     """Return the `FORMATS` that this Pillow can open; with a HEIC file, after registering pillow-heif if installed."""
     Image.init()
-    if _got(content).endswith(HEIC):
-        try:
+    if _is_heic(content) and "HEIF" not in Image.OPEN:
+        with contextlib.suppress(ImportError):
             from pillow_heif import register_heif_opener
-        except ImportError:
-            pass
-        else:
+
             register_heif_opener()
     return [format for format in FORMATS if format in Image.OPEN]
 
 
+def _is_heic(content: bytes) -> bool:
+    return content[4:8] == b"ftyp" and content[8:12] in HEIC_BRANDS
+
+
 def _got(content: bytes) -> str:
     """Return ", got …" with the name of a known kind of file that is not read, or an empty string."""
+    if _is_heic(content):
+        return ", got a damaged HEIC" if "HEIF" in Image.OPEN else f", got HEIC; install pillow-heif, or {EXPORT}"
     text = content[:1000].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"<"):
         return next((f", got {what}" for word, what in MARKUP if word in text), "")
@@ -217,7 +250,7 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
+def _oriented(array: np.ndarray, orientation: int) -> np.ndarray:
     """Return an array (H, W, C) as it is to be seen, by its EXIF orientation."""
     if orientation in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
@@ -251,7 +284,7 @@ def _scale_transparency(picture: Image.Image, content: bytes) -> None:
         picture.info["transparency"] = color * 255 // (2**depth - 1)
 
 
-def _deep_gray(picture: Image.Image, name: str, notes: list[str]) -> np.ndarray:
+def _high_bit_depth_gray(picture: Image.Image, name: str, notes: list[str]) -> np.ndarray:
     """Return grayscale of more than 8 bits as RGB or RGBA: float32, divided by its full scale."""
     values = np.asarray(picture)
     if values.dtype.kind == "f":
@@ -328,34 +361,34 @@ def _is_adobe_rgb(picture: Image.Image) -> bool:
 
 def _from_adobe_rgb(picture: Image.Image) -> Image.Image:
     """Return an RGB picture converted from Adobe RGB (1998) to sRGB (IEC 61966-2-1). Both have the white D65."""
-    linear = (np.asarray(picture, np.float32) / 255) ** (563 / 256) @ ADOBE_RGB_TO_SRGB.T
-    linear = linear.clip(0, 1)
-    values = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return Image.fromarray((255 * values).round().astype(np.uint8))
+    array = np.array(picture)
+    linear_light = (np.arange(256, dtype=np.float32) / 255) ** np.float32(563 / 256)
+    for row in array:  # one at a time, which needs little memory
+        linear = (linear_light[row] @ ADOBE_RGB_TO_SRGB.T).clip(0, 1)
+        values = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+        row[:] = (255 * values).round()
+    return Image.fromarray(array)
 
 
 # ---------------------------------------------------------------------------------------------------------- the program
 
 
 def main() -> None:
-    """Decode standard input. Arguments: name, maximum number of pixels, bytes of memory, seconds of processor time.
+    """Decode standard input. Arguments: maximum number of pixels, bytes of memory, seconds of processor time.
 
     Writes a line of JSON, with either "error" or "shape", "dtype" and "notes", and then the array's bytes.
     """
-    name, max_pixels, memory, seconds = sys.argv[1], *map(int, sys.argv[2:])
-    try:
-        import resource
+    max_pixels, memory, seconds = map(int, sys.argv[1:])
+    for name, limit in (("RLIMIT_AS", memory), ("RLIMIT_CPU", seconds)):
+        with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has neither; macOS may refuse the first
+            import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    except (ImportError, OSError, ValueError):
-        pass  # Windows has no such limits; the parent's time limit remains
-    content = sys.stdin.buffer.read()
+            resource.setrlimit(getattr(resource, name), (limit, limit))
     try:
-        array, notes = decode(content, name, max_pixels)
+        array, notes = decode(sys.stdin.buffer.read(), "<bytes>", max_pixels)
         header = {"shape": array.shape, "dtype": str(array.dtype), "notes": notes}
     except (ValueError, MemoryError) as error:
-        array, header = np.empty(0), {"error": str(error) or f"{name}: the picture needs too much memory"}
+        array, header = np.empty(0), {"error": str(error) or "<bytes>: the picture needs too much memory"}
     sys.stdout.buffer.write(json.dumps(header).encode() + b"\n")
     sys.stdout.buffer.write(array.tobytes())
 

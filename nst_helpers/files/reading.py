@@ -46,17 +46,15 @@ def read(source) -> tuple[str, bytes | Image.Image | np.ndarray | Tensor]:
         return name, b"".join(stream(str(source), MAX_BYTES))
     if scheme in ("data", "file", "ftp", "s3", "gs", "blob") and ":" in str(source):
         raise ValueError(f"{name[:80]}: expected a path or an http(s) URL, got a {scheme}: address; pass the bytes")
+    path = os.path.expanduser(source)
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{name}: expected an image, got a folder")
+    if not os.path.exists(path):  # also if no file can have that name
+        raise FileNotFoundError(f"{name}: no such file")
     try:
-        path = Path(source).expanduser()
-        if path.is_dir():
-            raise IsADirectoryError(f"{name}: expected an image, got a folder")
-        return str(path), path.read_bytes()
-    except IsADirectoryError:
-        raise
-    except PermissionError as error:
-        raise PermissionError(f"{name}: the file cannot be read ({error.strerror})") from None
-    except (OSError, ValueError):  # too long, or a name that no file can have
-        raise FileNotFoundError(f"{name}: no such file") from None
+        return name, Path(path).read_bytes()
+    except OSError as error:
+        raise type(error)(f"{name}: the file cannot be read ({error.strerror})") from None
 
 
 def pixels(source, decode: Callable = decoding.decode) -> tuple[str, np.ndarray]:
@@ -135,15 +133,15 @@ def is_binary(values: Tensor | np.ndarray) -> bool:
     return integers and bool(((values == 0) | (values == 1)).all())
 
 
-def inside(array: np.ndarray, name: str) -> np.ndarray:
+def mask_values(array: np.ndarray, name: str) -> np.ndarray:
     """Return how far pixels (H, W, 3 or 4) are inside a mask, see `masks.load_mask`: (H, W, 1), float32 in [0, 1]."""
     values = array.astype(np.float32) / (255 if array.dtype == np.uint8 else 1)
     colors, alpha = values[:, :, :3], values[:, :, 3:] if array.shape[2] == 4 else np.float32(1)
     light = colors.max(2, keepdims=True) * alpha
     if array.shape[2] == 4 and alpha.any() and not light.any():
         raise ValueError(f"{name}: expected white inside the region, got black on a transparent ground")
-    levels = np.unique(light)
-    if len(levels) == 2 and levels[0] == 0 and levels[1] <= LABEL:
+    positive = light[light > 0]
+    if 0 < len(positive) < light.size and positive.min() == positive.max() <= LABEL:
         return (light > 0).astype(np.float32)
     visible = light[:, :, 0] > 0.25
     painted = visible & (colors.min(2) < 0.75 * colors.max(2))  # in a color, not in white or gray

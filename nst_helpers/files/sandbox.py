@@ -1,4 +1,4 @@
-"""Decoding strangers' pictures in a child process with limits of time and memory."""
+"""Decoding untrusted pictures in a child process with limits of time and memory."""
 
 import json
 import os
@@ -13,15 +13,15 @@ SECONDS = 20  # for one picture
 MEMORY = 2 * 2**30  # bytes of address space
 
 
-def decode_apart(content: bytes, name: str, max_pixels: int = decoding.MAX_PIXELS) -> tuple[np.ndarray, list[str]]:
+def decode_in_child(content: bytes, name: str, max_pixels: int = decoding.MAX_PIXELS) -> tuple[np.ndarray, list[str]]:
     """Return the picture in an image file and warnings, as `decoding.decode` does, but decoded in a child process.
 
-    The child may take `SECONDS` of time and, except on Windows, `MEMORY` bytes of memory, so that a file that was made
+    The child may take `SECONDS` of time and, on Linux, `MEMORY` bytes of memory, so that a file that was made
     to exhaust or crash the decoder stops the child only.
 
     Raises the errors of `decode`, and ValueError if the child is stopped.
     """
-    command = [sys.executable, "-P", decoding.__file__, name, *map(str, (max_pixels, MEMORY, SECONDS))]
+    command = [sys.executable, "-P", decoding.__file__, *map(str, (max_pixels, MEMORY, SECONDS))]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "OPENBLAS_NUM_THREADS": "1",
@@ -35,5 +35,6 @@ def decode_apart(content: bytes, name: str, max_pixels: int = decoding.MAX_PIXEL
         raise ValueError(f"{name}: the picture cannot be decoded: the decoder stopped with code {done.returncode}")
     header = json.loads(line)
     if "error" in header:
-        raise ValueError(header["error"])
-    return np.frombuffer(values, header["dtype"]).reshape(header["shape"]), header["notes"]
+        raise ValueError(header["error"].replace("<bytes>", name, 1))
+    notes = [note.replace("<bytes>", name, 1) for note in header["notes"]]
+    return np.frombuffer(values, header["dtype"]).reshape(header["shape"]), notes

@@ -22,10 +22,6 @@ from matplotlib.figure import Figure
 T = TypeVar("T", bound=Callable)
 FULL = ("none", "ieee", "highest")  # torch's names for full precision; "none" is its default
 
-if hasattr(os, "register_at_fork"):
-    # OpenMP's threads do not survive a fork. The first operation that waits for them would hang in the child.
-    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
-
 
 def isolated(thing: T) -> T:
     """Return a function that computes with gradients enabled and full precision, whatever the caller has set.
@@ -48,20 +44,33 @@ def exact(function: T) -> T:
     return _within(function, gradients=False)
 
 
+_drawing = threading.RLock()  # matplotlib's settings belong to the process
+
+
+@contextmanager
+def _default_style() -> Iterator[None]:
+    with _drawing, plt.style.context("default"):
+        yield
+
+
 class DefaultFigure(Figure):
-    """A figure that is drawn, whenever that is, with matplotlib's default settings."""
+    """A figure that is drawn and saved, whenever that is, with matplotlib's default settings."""
 
     def draw(self, renderer) -> None:
-        with plt.style.context("default"):
+        with _default_style():
             super().draw(renderer)
 
+    def savefig(self, *args, **kwargs) -> None:
+        with _default_style():
+            super().savefig(*args, **kwargs)
 
-def drawn(draw: T) -> T:
+
+def with_default_style(draw: T) -> T:
     """Return a function that draws a `DefaultFigure` with matplotlib's default settings, and returns it closed."""
 
     @wraps(draw)
     def call(*args, **kwargs):
-        with plt.style.context("default"):
+        with _default_style():
             figure = draw(*args, **kwargs)
         figure.__class__ = DefaultFigure
         plt.close(figure)
@@ -120,16 +129,25 @@ class _FullPrecision:
             self._inside += 1
             for setting in _settings():
                 if setting.fp32_precision not in FULL:
-                    self._saved.setdefault(setting, setting.fp32_precision)
+                    self._saved.setdefault(setting, _own_value(setting))
                     setting.fp32_precision = "ieee"
 
     def __exit__(self, *error) -> None:
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                for setting, precision in self._saved.items():
-                    setting.fp32_precision = precision
-                self._saved = {}
+                self._restore()
+
+    def _restore(self) -> None:
+        for setting, precision in self._saved.items():
+            if setting.fp32_precision in FULL:  # else, another thread has changed it in the meantime
+                setting.fp32_precision = precision
+        self._saved = {}
+
+    def reset(self) -> None:
+        """Restore the settings in a forked child, where no thread is inside."""
+        self._restore()
+        self.__init__()  # type: ignore[misc]
 
 
 class _Legacy:
@@ -146,6 +164,26 @@ class _Legacy:
 
 _legacy = _Legacy()
 _full_precision = _FullPrecision()
+
+
+def _after_fork() -> None:
+    """Compute with one thread: OpenMP's threads do not survive a fork, and the first wait for them would not end."""
+    torch.set_num_threads(1)
+    _full_precision.reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _own_value(setting: Any) -> str:
+    """Return a setting's own value: "none" if its value is that of a more general setting."""
+    value = setting.fp32_precision
+    if setting is not _legacy:
+        setting.fp32_precision = "none"
+        if setting.fp32_precision == value:
+            return "none"
+    return value
 
 
 def _settings() -> list[Any]:

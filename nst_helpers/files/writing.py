@@ -47,6 +47,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(target) and not target.is_file():
+        kind = IsADirectoryError if target.is_dir() else OSError
+        raise kind(f"{path}: expected a file, got a folder, a device or a link to itself")
     unfinished = target.with_name(f".{secrets.token_hex(8)}{path.suffix}")  # a longer name may be too long
     try:
         open(unfinished, "xb").close()
@@ -55,9 +58,6 @@ def written_whole(path: Path) -> Iterator[Path]:
                 raise PermissionError(f"{path}: expected a file that can be replaced, got a write-protected one")
             shutil.copymode(target, unfinished)  # before the content, which may be private
         yield unfinished
-        if os.path.lexists(target) and not target.is_file():
-            kind = IsADirectoryError if target.is_dir() else OSError
-            raise kind(f"{path}: expected a file, got a folder, a device or a link to itself")
         _flush(unfinished, os.O_RDWR)
         os.replace(unfinished, target)
     finally:

@@ -24,13 +24,13 @@ from torch import Tensor
 
 from ..files.decoding import decode
 from ..files.reading import PROJECT, find_picture, pixels
-from ..files.sandbox import decode_apart
+from ..files.sandbox import decode_in_child
 from ..files.writing import save_animation
 from ..images import MIN_SIDE, load_image, resize, save_image, scaled, sides
 from ..plots import show_grid
 from ..schedule import coarse_to_fine
 from ..settings import Settings
-from ..validate import smallest_size
+from ..validate import large_enough, smallest_size
 from ..vgg import VGG
 from .chart import loss_chart
 from .controls import REST
@@ -476,7 +476,7 @@ class Playground:
         try:
             write(path, history, shown)
         except BaseException:
-            path.unlink()
+            path.unlink(missing_ok=True)
             raise
         self._message = f"Saved {escape(str(path))}"
         return path
@@ -499,18 +499,19 @@ def _time_lapse(path: Path, history: History, shown: Snapshot) -> Path:
 def _load(source: str | Path | bytes | Tensor, file_name: str | None = None) -> Tensor:
     """Return a picture, shrunk to the largest of `SIZES`, or as far as its shortest side permits.
 
-    Strangers' files, uploads and URLs, are decoded apart.
+    Untrusted files, which are uploads and those from URLs, are decoded in a child process.
     """
     if isinstance(source, Tensor):
         return source
     where = source if isinstance(source, bytes) else find_picture(source)
-    strange = isinstance(source, bytes) or "://" in str(where)
+    untrusted = isinstance(source, bytes) or "://" in str(where)
 
-    def apart(content: bytes, name: str) -> tuple:
-        return decode_apart(content, file_name or name, UPLOAD_PIXELS)
+    def in_child(content: bytes, name: str) -> tuple:
+        return decode_in_child(content, file_name or name, UPLOAD_PIXELS)
 
-    _, array = pixels(where, apart if strange else decode)
+    name, array = pixels(where, in_child if untrusted else decode)
     height, width = array.shape[:2]
+    large_enough(file_name or name, height, width, MIN_SIDE)
     return load_image(array, min(max(height, width), max(*SIZES, smallest_size(height, width, MIN_SIDE))))
 
 
