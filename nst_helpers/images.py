@@ -80,7 +80,7 @@ def save_image(
         if options["format"] != "PNG":
             raise ValueError(f"{path}: only PNG files can hold a recipe; use .png")
         options["pnginfo"] = chunks = PngInfo()
-        chunks.add_itxt(RECIPE, json.dumps(recipe, ensure_ascii=False), zip=True)
+        chunks.add_itxt(RECIPE, json.dumps(recipe), zip=True)
     picture.save(file := io.BytesIO(), **options)  # in a real file, Pillow does not notice that the disk is full
     with written_whole(path) as unfinished:
         unfinished.write_bytes(file.getvalue())
@@ -110,8 +110,7 @@ def load_image(source, size: int | None = 512) -> Tensor:
 
     The color profile and the EXIF rotation are applied. Grayscale, palette, 16-bit (scaled, not clipped), CMYK and
     transparent (over white) pictures are converted to RGB. Of an animation, the first frame is used. Files are JPEG,
-    PNG, WebP, TIFF, BMP, GIF, AVIF or, with the package pillow-heif, HEIC. A warning names the largest value of a
-    16-bit picture that is under 1/8 of full scale.
+    PNG, WebP, TIFF, BMP, GIF, AVIF or, with pillow-heif, HEIC. A warning names a maximum under 1/8 of 16-bit scale.
 
     Raises:
         FileNotFoundError, IsADirectoryError: no such file, or a folder.

@@ -29,15 +29,15 @@ def load_mask(source, size: int | None = 512) -> Tensor:
         source, size: see `load_image`. Use the size of the content image.
 
     One color on black counts as white. So do labels, as segmentation programs write them: integers 0 and 1, or 0 and
-    another value of at most `LABEL` of full scale. A warning names the maximum of any other mask if it is below 0.5.
+    another value of at most `LABEL` of full scale. A warning names the maximum of any other mask if it is below 0.9.
 
     Raises the errors of `load_image`, and ValueError for a mask that is 0 everywhere, or has several colors.
     """
     if isinstance(source, Tensor | np.ndarray) and is_binary(source):
-        source = source > 0
+        source = source != 0
     name, array, sides = sized_pixels(source, size)
     mask = validate.mask(name, resized(mask_values(array, name), sides).clamp(0, 1))
-    if (maximum := mask.max().item()) < 0.5:
+    if (maximum := mask.max().item()) < 0.9:
         validate.warn(f"{name}: expected white inside the region, got a maximum of {maximum:.3g} of 1")
     return mask
 

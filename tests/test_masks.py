@@ -24,6 +24,55 @@ class TestLoadMask:
             assert torch.equal(load_mask(source, None), box())
         assert load_mask(values, 32).shape == (1, 1, 24, 32)
 
+    @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "int64", "bool", "float32"])
+    def test_labels(self, dtype):
+        values = box()[0, 0].numpy().astype(dtype)
+        for source in (values, torch.from_numpy(values)[None]):
+            assert torch.equal(load_mask(source, None), box())
+        assert torch.equal(load_mask(Image.fromarray(values.astype(np.uint8)), None), box())
+
+    def test_one_color_is_inside(self):
+        inside = box()[0, 0].numpy() > 0
+        palette = Image.fromarray(inside.astype(np.uint8)).convert("P")
+        palette.putdata(inside.astype(np.uint8).ravel().tolist())
+        palette.putpalette([0, 0, 0, 128, 0, 0])  # as in the Pascal VOC's masks
+        red = np.zeros((48, 64, 3), np.uint8)
+        red[inside] = (255, 0, 0)
+        on_nothing = np.dstack([np.full_like(red, 255), np.uint8(255) * inside])
+        red_on_nothing = np.dstack([red, np.uint8(255) * inside])
+        for source in (palette, red, on_nothing, red_on_nothing):
+            assert torch.equal(load_mask(source, None), box())
+
+    def test_opacity_counts(self):
+        white = np.full((48, 64, 4), 255, np.uint8)
+        white[..., 3] = np.linspace(0, 255, 64)
+        torch.testing.assert_close(load_mask(white, None)[0, 0, 0], torch.from_numpy(white[0, :, 3] / 255).float())
+
+    @pytest.mark.parametrize(
+        ("first", "second"),
+        [
+            ((255, 0, 0), (0, 0, 255)),
+            ((128, 0, 0), (192, 0, 0)),
+            ((255, 255, 255), (255, 0, 0)),
+            ((1, 1, 1), (255, 255, 255)),
+        ],
+    )
+    def test_several_colors_or_labels_are_refused(self, first, second):
+        values = np.zeros((48, 64, 3), np.uint8)
+        values[:20], values[30:] = first, second
+        with pytest.raises(ValueError, match="got several"):
+            load_mask(values, None)
+
+    def test_black_on_a_transparent_ground_is_refused(self):
+        black = np.zeros((48, 64, 4), np.uint8)
+        black[:20, :, 3] = 255
+        with pytest.raises(ValueError, match="got black on a transparent ground"):
+            load_mask(black, None)
+
+    def test_partly_covered(self):
+        with pytest.warns(UserWarning, match=r"got a maximum of 0\.4"):
+            load_mask(box() * 0.4, None)
+
     def test_nothing(self):
         with pytest.raises(ValueError, match="<ndarray>: expected values above 0"):
             load_mask(np.zeros((48, 64), np.uint8), None)

@@ -22,11 +22,15 @@ MAX_TEXT = 64_000_000  # bytes of a text in a PNG, decompressed
 DARK = 1 / 8  # integers whose maximum is below this share of the full scale are probably scaled differently
 
 # Tags of a TIFF
-NEW_SUBFILE_TYPE, SUBFILE_TYPE, BITS, PHOTOMETRIC, MAX_SAMPLE_VALUE, SUB_IFDS, SAMPLE_FORMAT = (
-    254, 255, 258, 262, 281, 330, 339,
+NEW_SUBFILE_TYPE, SUBFILE_TYPE, BITS, COMPRESSION, PHOTOMETRIC, MAX_SAMPLE_VALUE, PLANAR, SUB_IFDS, SAMPLE_FORMAT = (
+    254, 255, 258, 259, 262, 281, 284, 330, 339,
 )  # fmt: skip
+ICC_PROFILE = 34675
 SIGNED = 2  # SAMPLE_FORMAT
 ADOBE_RGB_TO_SRGB = np.array([[1.39836, -0.39836, 0], [0, 1, 0], [0, -0.04293, 1.04293]], np.float32)  # linear light
+
+NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"IDAT", b"IEND")  # chunks of a PNG
+ORIENTATION_TEXTS = (b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1")
 
 EXPORT = "export the picture as JPEG, PNG or TIFF"
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -72,7 +76,8 @@ def decode(content: bytes, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) 
         raise ValueError(f"{name}: the file is empty")
     with _quiet:
         try:
-            picture = Image.open(io.BytesIO(_without_text(content)), formats=_known_formats(content))
+            needed, profile = _needed(content)
+            picture = Image.open(io.BytesIO(needed), formats=_known_formats(content))
         except Image.DecompressionBombError:  # over twice a limit that a program may have changed
             most = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
             raise ValueError(f"{name}: expected at most {most / 1e6:g} megapixels, got more") from None
@@ -85,11 +90,11 @@ def decode(content: bytes, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) 
             _find_frame(picture, name)
             if (megapixels := picture.width * picture.height / 1e6) > max_pixels / 1e6:
                 raise ValueError(f"{name}: expected at most {max_pixels / 1e6:g} megapixels, got {megapixels:.1f}")
-            _scale_transparency(picture, content)
-            array, notes = pixels(picture, name)
-            if array.dtype == np.uint8 and _depth(picture, content) == 16 and 0 < array[..., :3].max() < 255 * DARK:
-                notes.append(_dark(name, int(array[..., :3].max()), 255))
-            return array, notes
+            if _tag(picture, PLANAR, 1) == 2 and _tag(picture, COMPRESSION, 1) == 1 and _depth(picture) == 16:
+                raise ValueError(f"{name}: expected samples in one plane, got a planar TIFF of 16 bits; {EXPORT}")
+            if profile:
+                picture.info["icc_profile"] = profile
+            return pixels(picture, name)
 
 
 def pixels(picture: Image.Image, name: str) -> tuple[np.ndarray, list[str]]:
@@ -104,8 +109,10 @@ def pixels(picture: Image.Image, name: str) -> tuple[np.ndarray, list[str]]:
     Raises ValueError for a truncated or damaged image, and for values that do not fit their scale.
     """
     notes: list[str] = []
+    depth = _depth(picture)
     try:
         with _quiet:
+            _scale_transparency(picture, depth)
             picture.load()
             orientation = _orientation(picture)
             is_signed = picture.format == "TIFF" and _tag(picture, SAMPLE_FORMAT, 1) == SIGNED
@@ -119,6 +126,8 @@ def pixels(picture: Image.Image, name: str) -> tuple[np.ndarray, list[str]]:
     if 0 in picture.size:
         raise ValueError(f"{name}: the picture is zero-sized ({picture.width}×{picture.height} px)")
     array = _high_bit_depth_gray(picture, name, notes) if colors is None else colors
+    if array.dtype == np.uint8 and depth == 16 and 0 < array[..., :3].max() < 255 * DARK:
+        notes.append(_dark(name, int(array[..., :3].max()), 255))
     return np.ascontiguousarray(_oriented(array, orientation)), notes
 
 
@@ -202,15 +211,22 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
         start = end
 
 
-def _without_text(content: bytes) -> bytes:
-    """Return a PNG without texts, of which Pillow takes 1 MB at most; those that tell an orientation stay."""
-    kept, where = [], 0
+def _needed(content: bytes) -> tuple[bytes, bytes]:
+    """Return a PNG without the chunks that are not needed, and its color profile, or what was passed and b"".
+
+    Pillow raises an error for a text or a profile of more than 1 MB, and for some damaged chunks.
+    """
+    kept, profile = [content[:8]], b""
     for kind, start, end in _chunks(content):
-        keyword = content[start + 8 : start + 40]
-        if kind in (b"tEXt", b"zTXt", b"iTXt") and not keyword.startswith((b"XML:com.adobe.xmp", b"Raw profile type")):
-            kept.append(content[where:start])
-            where = end
-    return b"".join([*kept, content[where:]]) if kept else content
+        keyword, _, rest = content[start + 8 : end - 4].partition(b"\0")
+        if kind == b"iCCP":
+            with contextlib.suppress(zlib.error):
+                profile = zlib.decompressobj().decompress(rest[1:], MAX_TEXT)
+        elif kind in NEEDED or (end - start < 100_000 and keyword in ORIENTATION_TEXTS):
+            kept.append(content[start:end])
+    if len(kept) == 1:
+        return content, b""
+    return b"".join(kept), profile
 
 
 def _find_frame(picture: Image.Image, name: str) -> None:
@@ -221,6 +237,8 @@ def _find_frame(picture: Image.Image, name: str) -> None:
         if picture.format == "TIFF":
             while _tag(picture, NEW_SUBFILE_TYPE, 0) & 0b101 or _tag(picture, SUBFILE_TYPE, 1) == 2:
                 picture.seek(picture.tell() + 1)
+                if not _tag(picture, ICC_PROFILE, 0):
+                    picture.info.pop("icc_profile", None)  # of the page before
     except EOFError:  # previews only
         raw = _tag(picture, SUB_IFDS, 0)
         picture.seek(0)
@@ -264,29 +282,37 @@ def _oriented(array: np.ndarray, orientation: int) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------------------- numbers
 
 
-def _depth(picture: Image.Image, content: bytes) -> int:
-    """Return the number of bits of a sample in a PNG or a TIFF; 8 for other formats."""
-    return content[24] if picture.format == "PNG" else _tag(picture, BITS, 8)
+def _depth(picture: Image.Image) -> int:
+    """Return the number of bits of a sample in a PNG or a TIFF that was opened, but not loaded; else 8."""
+    if picture.format == "TIFF":
+        return _tag(picture, BITS, 8)
+    tiles = getattr(picture, "tile", []) if picture.format == "PNG" else []
+    raw_mode = str(tiles[0].args) if tiles else ""
+    return next((depth for depth in (16, 4, 2, 1) if f";{depth}" in raw_mode), 8)
 
 
 def _dark(name: str, high: int, full: int) -> str:
     return f"{name}: the largest value is {high} of {full}, so the picture is dark; is it scaled right?"
 
 
-def _scale_transparency(picture: Image.Image, content: bytes) -> None:
-    """Scale a PNG's transparent color as Pillow scales its pixels, from 1, 2, 4 or 16 bits to 8."""
-    color, depth = picture.info.get("transparency"), _depth(picture, content)
-    if picture.format != "PNG" or color is None or isinstance(color, bytes) or depth == 8 or picture.mode == "P":
+def _scale_transparency(picture: Image.Image, depth: int) -> None:
+    """Scale a PNG's transparent color as Pillow scales its pixels, from 2, 4 or 16 bits to 8."""
+    color = picture.info.get("transparency")
+    if picture.format != "PNG" or depth == 8 or picture.mode in ("1", "P"):
         return
     if isinstance(color, tuple):
         picture.info["transparency"] = tuple(value >> 8 for value in color)
-    elif depth < 8:
+    elif isinstance(color, int) and depth < 8:
         picture.info["transparency"] = color * 255 // (2**depth - 1)
 
 
 def _high_bit_depth_gray(picture: Image.Image, name: str, notes: list[str]) -> np.ndarray:
     """Return grayscale of more than 8 bits as RGB or RGBA: float32, divided by its full scale."""
     values = np.asarray(picture)
+    is_big_endian = getattr(getattr(picture, "tag_v2", None), "prefix", b"II") == b"MM"
+    if is_big_endian and picture.mode in ("I", "F") and _tag(picture, COMPRESSION, 1) != 1:
+        stored = values.astype(np.int16) if _tag(picture, BITS, 32) == 16 else values
+        values = stored.byteswap()  # libtiff has swapped the bytes, and then Pillow does it again
     if values.dtype.kind == "f":
         gray = values.astype(np.float32)
     else:
@@ -325,6 +351,7 @@ def _high_bit_depth_gray(picture: Image.Image, name: str, notes: list[str]) -> n
 def _colors(picture: Image.Image) -> np.ndarray:
     """Return a picture with 8 bits a channel as RGB or RGBA in sRGB: uint8."""
     profile, alpha = picture.info.get("icc_profile"), None
+    is_adobe_rgb = not profile and _is_adobe_rgb(picture)
     if picture.has_transparency_data:
         picture = picture.convert("LA" if picture.mode in ("L", "LA", "La", "1") else "RGBA")
         alpha = picture.getchannel("A")
@@ -334,7 +361,7 @@ def _colors(picture: Image.Image) -> np.ndarray:
     elif picture.mode not in ("L", "CMYK"):
         picture = picture.convert("RGB")
     colors = (_in_srgb(picture, profile) if profile else None) or picture.convert("RGB")
-    if not profile and _is_adobe_rgb(picture):
+    if is_adobe_rgb:
         colors = _from_adobe_rgb(colors)
     if alpha is not None:
         colors.putalpha(alpha)

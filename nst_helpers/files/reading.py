@@ -16,6 +16,7 @@ from .download import stream
 
 PROJECT = Path(__file__).parents[2]  # root folder of a clone, with data/ and notebooks/
 MAX_BYTES = 50_000_000  # of a picture from a URL
+CHOOSE = "for the region of one color or label, make a mask with array == label, or (array == color).all(-1)"
 LABEL = 0.02  # of full scale: masks of two values, 0 and one up to this, hold labels
 MIN_OPACITY = 0.05  # pixels with less are treated as transparent: their color is unreliable
 
@@ -88,7 +89,10 @@ def as_array(source: np.ndarray | Tensor, name: str) -> np.ndarray:
         raise ValueError(f"{name}: the picture is zero-sized, {source.shape}")
     if source.shape[2] == 1:
         source = source.repeat(3, 2)
-    kind, low, high = source.dtype.kind, source.min(), source.max()
+    kind = source.dtype.kind
+    if kind not in "biuf":
+        raise ValueError(f"{name}: expected uint8, uint16, bool or floats in [0, 1], got {source.dtype}")
+    low, high = source.min(), source.max()
     if kind == "b":
         return source.astype(np.uint8) * 255
     if source.dtype == np.uint8:
@@ -141,19 +145,22 @@ def mask_values(array: np.ndarray, name: str) -> np.ndarray:
     if array.shape[2] == 4 and alpha.any() and not light.any():
         raise ValueError(f"{name}: expected white inside the region, got black on a transparent ground")
     positive = light[light > 0]
-    if 0 < len(positive) < light.size and positive.min() == positive.max() <= LABEL:
-        return (light > 0).astype(np.float32)
+    if 0 < len(positive) < light.size and positive.min() <= LABEL:
+        labels = np.unique(positive)
+        if len(labels) == 1:
+            return (light > 0).astype(np.float32)
+        if len(labels) <= 4:
+            raise ValueError(f"{name}: expected white inside and black outside, got several labels; {CHOOSE}")
     visible = light[:, :, 0] > 0.25
     painted = visible & (colors.min(2) < 0.75 * colors.max(2))  # in a color, not in white or gray
     if painted.sum() <= 0.01 * visible.sum():  # the noise of a JPEG, if anything
         return light
     red, green, blue = colors[painted].T
     hues = np.stack([red - (green + blue) / 2, (green - blue) * 3**0.5 / 2])
-    if painted.sum() < 0.99 * visible.sum() or np.hypot(*(hues / np.hypot(*hues)).mean(1)) < 0.95:
-        raise ValueError(
-            f"{name}: expected white inside the region and black outside, got several colors; "
-            "for the region of one color, make a mask with (array == color).all(-1)"
-        )
+    _, counts = np.unique((colors[painted] * 255).round() @ (1, 256, 65536), return_counts=True)
+    several = (counts > 0.02 * painted.sum()).sum() > 1 or np.hypot(*(hues / np.hypot(*hues)).mean(1)) < 0.95
+    if several or painted.sum() < 0.99 * visible.sum():
+        raise ValueError(f"{name}: expected white inside and black outside, got several colors; {CHOOSE}")
     return (light / np.median(light[painted])).clip(0, 1)
 
 
