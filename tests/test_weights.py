@@ -190,7 +190,7 @@ class TestCache:
     def test_something_else_in_its_place(self, cache, nothing_reachable, place):
         cache.mkdir(parents=True)
         place(cache / "vgg19-dcbb9e9d.pth")
-        with pytest.raises(nst.WeightsError, match=r"cannot be reached"):
+        with pytest.raises(nst.WeightsError, match=r"expected a file, got a folder, a device"):
             nst.load_vgg("vgg19_torchvision")
 
     def test_a_home_that_cannot_be_written_to(self, tmp_path, monkeypatch, cache, nothing_reachable):
