@@ -33,7 +33,10 @@ def test_a_terminal_shows_it(capsys, monkeypatch):
 
 
 def test_device_names(monkeypatch):
-    assert device_name(torch.device("cpu")) == f"the CPU ({torch.get_num_threads()} threads)"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert device_name(torch.device("cpu")) == "the CPU (1 thread)"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert device_name(torch.device("cpu")) == "the CPU (2 threads)"
     assert device_name(torch.device("mps")) == "Apple's GPU (MPS)"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA T4")
     assert device_name(torch.device("cuda")) == "NVIDIA T4"

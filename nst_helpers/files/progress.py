@@ -49,4 +49,5 @@ def device_name(device: torch.device) -> str:
     """Return the name of a device for display."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"the CPU ({torch.get_num_threads()} threads)" if device.type == "cpu" else "Apple's GPU (MPS)"
+    threads = torch.get_num_threads()
+    return f"the CPU ({threads} thread{'s' * (threads > 1)})" if device.type == "cpu" else "Apple's GPU (MPS)"
