@@ -91,12 +91,12 @@ def recipe_from_png(path: str | os.PathLike) -> dict:
     """Return the recipe that `save_image` embedded in a PNG; raises ValueError if there is none."""
     name, content = read(path)
     try:
-        text = png_text(content, RECIPE) if isinstance(content, bytes) else None
+        recipe = json.loads(png_text(content, RECIPE) or "null") if isinstance(content, bytes) else None
     except (zlib.error, IndexError, ValueError) as error:
         raise ValueError(f"{name}: the recipe is damaged ({error})") from error
-    if text is None:
+    if recipe is None:
         raise ValueError(f"{name} holds no recipe; save_image(…, recipe=result.recipe) embeds one in a PNG")
-    return json.loads(text)
+    return recipe
 
 
 def load_image(source, size: int | None = 512) -> Tensor:

@@ -282,15 +282,18 @@ class TestFrames:
                 pages.newFrame()
             assert loaded(file.getvalue()).shape[2:] == (30, 40)
 
-    def test_the_profile_of_a_preview_is_not_the_pictures(self):
+    @pytest.mark.parametrize("of_preview", [None, profiles.ADOBE_RGB])
+    @pytest.mark.parametrize("own", [None, profiles.DISPLAY_P3])
+    def test_each_page_has_its_own_profile(self, of_preview, own):
         preview, picture = Image.new("RGB", (20, 20), "red"), Image.new("RGB", (40, 30), (200, 60, 40))
         file = io.BytesIO()
         with TiffImagePlugin.AppendingTiffWriter(file) as pages:
-            preview.save(pages, "TIFF", tiffinfo={254: 1}, icc_profile=profiles.ADOBE_RGB)
+            preview.save(pages, "TIFF", tiffinfo={254: 1}, icc_profile=of_preview)
             pages.newFrame()
-            picture.save(pages, "TIFF")
+            picture.save(pages, "TIFF", icc_profile=own)
             pages.newFrame()
-        assert pixels(loaded(file.getvalue()))[0, 0].tolist() == [200, 60, 40]
+        expected = in_srgb(picture, own) if own else picture
+        np.testing.assert_array_equal(pixels(loaded(file.getvalue())), np.asarray(expected))
 
     def test_a_preview_alone(self):
         stored = encoded(Image.new("RGB", (20, 20), "red"), "TIFF", tiffinfo={254: 1})

@@ -115,7 +115,7 @@ def pixels(picture: Image.Image, name: str) -> tuple[np.ndarray, list[str]]:
             _scale_transparency(picture, depth)
             picture.load()
             orientation = _orientation(picture)
-            is_signed = picture.format == "TIFF" and _tag(picture, SAMPLE_FORMAT, 1) == SIGNED
+            is_signed = picture.mode == "L" and _tag(picture, SAMPLE_FORMAT, 1) == SIGNED
             colors = None if picture.mode[0] in "IF" or is_signed else _colors(picture)
     except MemoryError:
         raise
@@ -212,7 +212,7 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _needed(content: bytes) -> tuple[bytes, bytes]:
-    """Return a PNG without the chunks that are not needed, and its color profile, or what was passed and b"".
+    """Return a PNG without the chunks that are not needed, and its color profile; any other file, and b"".
 
     Pillow raises an error for a text or a profile of more than 1 MB, and for some damaged chunks.
     """
@@ -237,7 +237,7 @@ def _find_frame(picture: Image.Image, name: str) -> None:
         if picture.format == "TIFF":
             while _tag(picture, NEW_SUBFILE_TYPE, 0) & 0b101 or _tag(picture, SUBFILE_TYPE, 1) == 2:
                 picture.seek(picture.tell() + 1)
-                if not _tag(picture, ICC_PROFILE, 0):
+                if ICC_PROFILE not in getattr(picture, "tag_v2", {}):
                     picture.info.pop("icc_profile", None)  # of the page before
     except EOFError:  # previews only
         raw = _tag(picture, SUB_IFDS, 0)
