@@ -16,7 +16,7 @@ import torch
 from conftest import encoded, pixels
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, features
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 from PIL.TiffImagePlugin import IFDRational
 
 import nst_helpers as nst
@@ -26,7 +26,7 @@ LOSSLESS = {
     "TIFF": {},
     "WEBP": {"lossless": True},
     "JPEG": {"quality": 100, "subsampling": 0},
-} | ({"AVIF": {"quality": 100, "subsampling": "4:4:4"}} if features.check("avif") else {})
+} | ({"AVIF": {"quality": 100, "subsampling": "4:4:4"}} if "AVIF" in Image.registered_extensions().values() else {})
 RAMP = np.tile(np.linspace(0, 1, 64), (32, 1))
 
 

@@ -119,9 +119,9 @@ def pixels(picture: Image.Image, name: str) -> tuple[np.ndarray, list[str]]:
             colors = None if picture.mode[0] in "IF" or is_signed else _colors(picture)
     except MemoryError:
         raise
-    except AssertionError:
-        raise ValueError(f"{name}: the picture's file was closed before the pixels were read") from None
     except Exception as error:
+        if isinstance(error, AssertionError | AttributeError) and getattr(picture, "fp", picture) is None:
+            raise ValueError(f"{name}: the picture's file was closed before the pixels were read") from None
         raise ValueError(f"{name}: the image is truncated or damaged ({error or type(error).__name__})") from error
     if 0 in picture.size:
         raise ValueError(f"{name}: the picture is zero-sized ({picture.width}×{picture.height} px)")
@@ -298,6 +298,8 @@ def _dark(name: str, high: int, full: int) -> str:
 def _scale_transparency(picture: Image.Image, depth: int) -> None:
     """Scale a PNG's transparent color as Pillow scales its pixels, from 2, 4 or 16 bits to 8."""
     color = picture.info.get("transparency")
+    if picture.format == "PNG" and picture.mode == "1" and color is not None:
+        picture.info["transparency"] = 255 if color else 0  # older versions of Pillow leave 1
     if picture.format != "PNG" or depth == 8 or picture.mode in ("1", "P"):
         return
     if isinstance(color, tuple):
@@ -380,8 +382,9 @@ def _is_adobe_rgb(picture: Image.Image) -> bool:
     """Return whether the EXIF data declare Adobe RGB, as cameras do that embed no profile (DCF's option)."""
     try:
         exif = picture.getexif()
-        index = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
-        return index == "R03" or exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace) == 2
+        if exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace) == 2:
+            return True
+        return exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex) == "R03"
     except Exception:
         return False
 
