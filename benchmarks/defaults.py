@@ -34,18 +34,22 @@ def layer_weights(*weights: float) -> dict[str, float]:
     return {layer: weight / sum(weights) for layer, weight in zip(nst.STYLE_WEIGHTS, weights, strict=True)}
 
 
-CANDIDATES: dict[str, dict] = {
+FORMER = {"style_loss": "gram", "sizes": (128, 256, 512), "steps": (50, 50, 75)}
+DEEP = {"style_weights": layer_weights(0.4, 0.25, 0.2, 0.1, 0.05)}
+CANDIDATES: dict[str, dict] = {  # sizes are for --size 512
     "old": {  # the former defaults
         "network": "vgg16",
         "relative_losses": False,
         "beta": 10.0,
         "style_weights": dict(zip(nst.STYLE_WEIGHTS, (20, 1, 0.25, 1, 5), strict=True)),
+        **FORMER,
     },
-    "equal": {"style_weights": layer_weights(1, 1, 1, 1, 1)},
     "default": {},
-    "Wasserstein": {"style_loss": "wasserstein", "beta": 40.0, "steps": (30, 30, 50)},  # for --size 512
-    "Wasserstein256": {"style_loss": "wasserstein", "beta": 20.0, "sizes": (256, 512), "steps": (40, 55)},
-    "crowson": {"preset": "crowson", "share": 0.16},  # of its evaluations; takes 2.3 times our seconds
+    "beta16": {"beta": 16.0},
+    "deep": {"beta": 40.0, **DEEP, "sizes": (128, 256, 512), "steps": (30, 30, 50)},
+    "gram": {"beta": 80.0, "style_weights": layer_weights(0.3, 0.3, 0.2, 0.198, 0.002), **FORMER},
+    "gram_deep": {"beta": 50.0, **DEEP, **FORMER},
+    "crowson": {"preset": "crowson", "share": 0.16},  # of its evaluations; takes 2.5 times our seconds
     "draft": {"quality": "draft"},
     "best": {"quality": "best"},
 }

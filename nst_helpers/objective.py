@@ -17,7 +17,7 @@ from .losses.gatys import total_loss, weighted_sum
 from .losses.style import STYLE_LOSSES, pool_side
 from .masks import masks_of, parts_of, resize_mask
 from .presets.variation import variation
-from .settings import Settings
+from .settings import Settings, Weights
 from .styles import Region, SavedStyle, Style, style_statistics
 from .vgg import VGG
 
@@ -204,7 +204,7 @@ class Objective:
         image = image.clone() if image.is_inference() else image.detach()
         input_image = image.requires_grad_()
         seen = self.compositing.composite(input_image)
-        weights, content_weights = dict(settings.style_weights), dict(settings.content_weights)
+        weights, content_weights = map(_without_zeros, (settings.style_weights, settings.content_weights))
         maps, features = loss_features(
             self.engine, self._style.needs, seen, list(content_weights), list(weights), self._parts
         )
@@ -241,6 +241,11 @@ class Objective:
             (share, weighted_sum((weight, distance(layer, *targets[layer])) for layer, weight in weights.items()))
             for share, targets in region.targets
         )
+
+
+def _without_zeros(weights: Weights) -> dict[str, float]:
+    """Return {layer: weight} without layers of weight 0, which need not be computed; all if none has a weight."""
+    return {layer: weight for layer, weight in dict(weights).items() if weight} or dict(weights)
 
 
 class _RegionTargets(NamedTuple):

@@ -1,7 +1,6 @@
 """Schedule of a run: sizes from coarse to fine, steps at each size, and the starting image."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,36 +11,25 @@ from .images import MIN_SIDE, resize
 from .losses.gatys import weighted_sum
 
 COARSE_SHARE = 0.4  # steps at each smaller size, as a share of the steps at the last size
-SMALLEST = 96  # px: default sizes that are smaller than the picture are at least this
-
-
-class Quality(NamedTuple):
-    """Steps and starting image of a quality."""
-
-    coarse: int  # steps at each size but the last
-    fine: int  # steps at the last size
-    start: str
-
-
-QUALITIES = {
-    "draft": Quality(30, 15, "recolored"),
-    "good": Quality(50, 75, "recolored"),
-    "best": Quality(100, 300, "recolored"),
-}
+SIZE_RATIO = 1.6  # of a default size to the one before
+SMALLEST = 150  # px: default sizes that are smaller than the picture are at least this
+QUALITIES = {"draft": (15, 10), "good": (40, 60), "best": (120, 260)}  # steps at each smaller size and at the last size
 
 
 def coarse_to_fine(height: int, width: int, min_side: int = MIN_SIDE) -> tuple[int, ...]:
-    """Return the default sizes (longest sides) of a run, from coarse to fine: 512×512 → (128, 256, 512).
+    """Return the default sizes (longest sides) of a run, from coarse to fine: 512×512 → (200, 320, 512).
 
-    The picture's size is halved while its longest side stays at least 96 px and its shortest at least `min_side` px.
+    The size is divided by 1.6 while the longest side stays at least 150 px and the shortest at least `min_side` px.
     """
     sizes, least = [max(height, width)], max(SMALLEST, validate.smallest_size(height, width, min_side))
-    while sizes[0] // 2 >= least:
-        sizes.insert(0, sizes[0] // 2)
+    while (smaller := round(sizes[0] / SIZE_RATIO)) >= least:
+        sizes.insert(0, smaller)
     return tuple(sizes)
 
 
-def stages(steps: int | Sequence[int] | None, sizes: tuple[int, ...], quality: Quality, least: int) -> dict[int, int]:
+def stages(
+    steps: int | Sequence[int] | None, sizes: tuple[int, ...], quality: Sequence[int], least: int
+) -> dict[int, int]:
     """Return {size: number of steps}: `steps` as given, derived from one number, or those of the quality.
 
     Sizes below `least` are raised to it, but not above the last size. Of sizes that become equal, the most steps count.
@@ -51,7 +39,7 @@ def stages(steps: int | Sequence[int] | None, sizes: tuple[int, ...], quality: Q
     if isinstance(steps, Sequence):
         counts = list(steps)
     else:
-        coarse, fine = quality[:2] if steps is None else (round(COARSE_SHARE * steps), steps)
+        coarse, fine = quality if steps is None else (round(COARSE_SHARE * steps), steps)
         counts = [coarse] * (len(sizes) - 1) + [fine]
     if len(counts) != len(sizes) or min(counts) < 0 or not any(counts):
         raise ValueError(f"steps: expected a number above 0, or one for each of the {len(sizes)} sizes, got {steps}")

@@ -45,9 +45,8 @@ class Settings:
         `Style`. A picture that is smaller is enlarged, with a warning.
     steps: number of evaluations of loss and gradient; overrides that of `quality`. One number for the last size, with
         0.4 times as many at each smaller size; or one number for each size.
-    start: starting image; overrides that of `quality`: "content"; "recolored", the content in the style's colors;
-        "noise", uniform; "gray"; "style_colors", noise with the mean and covariance of the style's colors; or an image
-        (1, 3, H, W), resized to the content's shape.
+    start: "content"; "recolored", the content in the style's colors; "noise", uniform; "gray"; "style_colors", noise
+        with the mean and covariance of the style's colors; or an image (1, 3, H, W), resized to the content's shape.
     noise: share of white noise in the starting image, from 0 to 1.
     seed: of the noise. On a CPU with the same number of threads, a run is reproducible bit for bit.
     optimizer: {optimizer}.
@@ -75,7 +74,7 @@ class Settings:
     precision: str = "auto"
     sizes: tuple[int, ...] = CHOSEN
     steps: tuple[int, ...] = CHOSEN
-    start: str = CHOSEN
+    start: str = "recolored"
     noise: float = 0.0
     seed: int = 0
     optimizer: str = "lbfgs"
@@ -83,13 +82,13 @@ class Settings:
     ema_decay: float = 0.0
     keep_optimizer_state: bool = False
     alpha: float = 1.0
-    beta: float = 50.0
+    beta: float = 25.0
     tv_weight: float = 0.0
     content_weights: Weights = tuple(CONTENT_WEIGHTS.items())
     style_weights: Weights = tuple(STYLE_WEIGHTS.items())
     relative_losses: bool = True
     content_loss: str = "features"
-    style_loss: str = "gram"
+    style_loss: str = "wasserstein"
     blend: str = "statistics"
     tv: str = "l1"
     color: str = "style"
@@ -102,8 +101,7 @@ class Settings:
             validate.one_of(name, getattr(self, name), known)
         if self.tv not in TV_NAMES:  # the message leaves out the names that only presets use
             validate.one_of("tv", self.tv, ("l1", "l2"))
-        if self.start is not None:
-            validate.one_of("start", self.start, (*STARTS, IMAGE))
+        validate.one_of("start", self.start, (*STARTS, IMAGE))
         if self.sizes is not None:
             put("sizes", validate.whole_numbers("sizes", self.sizes))
         if self.steps is not None and not isinstance(self.steps, Integral):
@@ -133,9 +131,9 @@ class Settings:
 
         least: see `stages`. Raises ValueError if the numbers of sizes and steps differ, or for an unknown quality.
         """
-        plan = QUALITIES[validate.one_of("quality", quality, QUALITIES)]
+        validate.one_of("quality", quality, QUALITIES)
         sizes = coarse_to_fine(height, width, network.min_side) if self.sizes is None else self.sizes
-        steps = stages(self.steps, sizes, plan, least)
+        steps = stages(self.steps, sizes, QUALITIES[quality], least)
         return replace(
             self,
             network=network.name,
@@ -144,7 +142,6 @@ class Settings:
             precision=engine.precision,
             sizes=tuple(steps),
             steps=tuple(steps.values()),
-            start=self.start or plan.start,
         )
 
     def changed(self, **changes) -> "Settings":

@@ -173,7 +173,7 @@ def save_style(
     *,
     sizes: Sequence[int] | None = None,
     style_weights: Mapping[str, float] = STYLE_WEIGHTS,
-    style_loss: str = "gram",
+    style_loss: str = "wasserstein",
 ) -> SavedStyle:
     """Return the statistics of a style image as a `SavedStyle`, and write them to a file.
 
@@ -182,7 +182,7 @@ def save_style(
         style: an image (1, 3, H, W) in [0, 1]; or a `SavedStyle`, to which the other arguments do not apply.
         network: from `load_vgg`; default `load_vgg()`, the default network of `transfer`.
         sizes: longest sides in pixels. Use those of the paintings to be made, times the style's scale. Default: the
-            sizes of `transfer` for a content image as large as this one, such as 128, 256 and 512 px.
+            sizes of `transfer` for a content image as large as this one, such as 200, 320 and 512 px.
         style_weights: {layer: weight}; statistics of these layers are saved.
         style_loss: a name in `STYLE_LOSSES`.
     """

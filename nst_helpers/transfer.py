@@ -46,10 +46,10 @@ class StyleTransfer:
         content_image: (1, 3, H, W) in [0, 1], from `load_image`.
         style_image: the same, of any size; or a `Style`; or a sequence of these, which are blended; or one or more
             `Region`. Outside all regions the photograph stays as it is.
-        quality: "draft", "good" or "best": the steps and the starting image in `schedule.QUALITIES`.
+        quality: "draft", "good" or "best": the steps in `schedule.QUALITIES`.
         balance: how stylized, from 0 to 1, instead of beta. It sets β so that at white noise of the first size the
-            norm of the style gradient is 10^(4·balance) times that of the content gradient. A balance has about the
-            same effect with any style loss, layers and weights; 0.4 is close to the default β = 50.
+            norm of the style gradient is 10^(4·balance) times that of the content gradient, with any style loss, layers
+            and weights. The default β = 25 is a balance of about 0.25.
         recipe: from `recipe_from_png`. Its settings apply where no others are given. A warning names the pictures that
             differ from the recipe's.
         device: default: the device of the given `VGG`, else CUDA, then MPS, then the CPU. `run.device` names it.

@@ -71,7 +71,7 @@ NAIVE = {  # style losses of features F with weights t, to features S with weigh
 
 
 def plain_losses(image, content, style, network, alpha, beta, tv_weight):
-    """The default losses from their formulas, layer by layer, with none of the toolkit's losses."""
+    """Relative losses of Gram matrices from their formulas, layer by layer, with none of the toolkit's losses."""
     layers = ["relu4_2", *nst.STYLE_WEIGHTS]
     F, P, S = (nst.get_features(x, network, layers) for x in (image, content, style))
     content_loss = ((F["relu4_2"] - P["relu4_2"]) ** 2).mean() / (P["relu4_2"] ** 2).mean()

@@ -45,7 +45,7 @@ class TestHistory:
             (7, "β 27"),
         ]
         assert [change["beta"] for _, change in history.segments[0].changes] == [
-            50.0,
+            25.0,
             *(20.0 + step for step in range(8)),
         ]
 

@@ -185,7 +185,7 @@ class TestSeveralStyles:
     def test_blended_on_losses(self, pictures, image, vgg):
         each = [
             run.evaluate(image, run.settings).losses[2]
-            for run in (make_run(pictures, vgg, style, engine="plain") for style in pictures[1:])
+            for run in (make_run(pictures, vgg, style, style_loss="gram", engine="plain") for style in pictures[1:])
         ]
         found = self.losses(pictures, image, vgg, "losses").losses[2]
         assert found == pytest.approx(0.75 * each[0] + 0.25 * each[1], rel=1e-5)
@@ -208,7 +208,7 @@ class TestSeveralStyles:
         assert two.evaluate(image, two.settings).losses == pytest.approx(expected, rel=1e-4)
 
     def test_scale(self, pictures, image, vgg, exact):
-        run = make_run(pictures, vgg, Style(pictures[1], scale=0.5), engine="plain")
+        run = make_run(pictures, vgg, Style(pictures[1], scale=0.5), style_loss="gram", engine="plain")
         F, S = (features(x, exact, WEIGHTS) for x in (image, nst.load_image(pictures[1], 32)))
         expected = sum(
             w * naive_gram(F[layer], everywhere(F[layer]), S[layer], everywhere(S[layer]))
@@ -333,10 +333,11 @@ class Counted(TorchDispatchMode):
 
 @pytest.mark.parametrize("engine", ["plain", "direct"])
 def test_what_is_not_used_costs_nothing(engine, pictures, image, vgg):
-    """A default evaluation makes the very operations of the formulas of notebook 05, and no more."""
-    settings = {"network": vgg, "sizes": (64,), "steps": 5, "relative_losses": True}
+    """An evaluation makes the very operations of notebook 05's formulas, without layers of weight 0, and no more."""
+    settings = {"network": vgg, "sizes": (64,), "steps": 5, "style_loss": "gram"}
     run = nst.StyleTransfer(pictures[0], pictures[1], engine=engine, **settings)
-    style_weights = dict(nst.STYLE_WEIGHTS)
+    style_weights = {layer: weight for layer, weight in nst.STYLE_WEIGHTS.items() if weight}
+    assert "relu5_1" not in style_weights
     with torch.no_grad():
         P = run.engine(pictures[0], ["relu4_2"], [])[0]["relu4_2"]
         A = run.engine(nst.load_image(pictures[1], 64), [], list(style_weights))[1]

@@ -12,7 +12,7 @@ from nst_helpers.widgets.controls import CONTROLS
 
 def make_panel(**options):
     options = {"app": False, "ticking": False} | options
-    return panel.Panel({"content": "tensor", "style": "data/styles/night.jpg"}, 256, 150, 1.0, 50.0, **options)
+    return panel.Panel({"content": "tensor", "style": "data/styles/night.jpg"}, 256, 150, 1.0, 25.0, **options)
 
 
 def test_every_control_has_a_widget_with_its_default():

@@ -12,11 +12,11 @@ class TestSizesAndSteps:
     @pytest.mark.parametrize(
         ("shape", "sizes"),
         [
-            ((512, 512), (128, 256, 512)),
-            ((256, 200), (128, 256)),
+            ((512, 512), (200, 320, 512)),
+            ((256, 200), (160, 256)),
             ((100, 150), (150,)),
-            ((1000, 700), (125, 250, 500, 1000)),
-            ((64, 1024), (256, 512, 1024)),
+            ((1000, 700), (152, 244, 391, 625, 1000)),
+            ((64, 1024), (250, 400, 640, 1024)),
         ],
     )
     def test_coarse_to_fine(self, shape, sizes):
@@ -76,13 +76,13 @@ class TestNarrowPictures:
     @pytest.mark.parametrize(
         ("content", "style", "sizes"),
         [
-            ((256, 256), (300, 3000), (155, 256)),  # 128 px would be 13 px high
-            ((256, 256), (3000, 300), (155, 256)),
-            ((512, 512), (300, 2700), (140, 256, 512)),
-            ((256, 256), (300, 2100), (128, 256)),
+            ((256, 256), (300, 3300), (171, 256)),  # 160 px would be 15 px high
+            ((256, 256), (3300, 300), (171, 256)),
+            ((512, 512), (300, 3900), (202, 320, 512)),
+            ((256, 256), (300, 2700), (160, 256)),
             ((256, 200), (50, 1000), (256,)),  # even the last is too small for the style
             ((64, 64), (300, 3000), (64,)),
-            ((60, 600), (160, 640), (300, 600)),
+            ((60, 600), (160, 640), (234, 375, 600)),
             ((16, 320), (320, 16), (320,)),
         ],
     )
@@ -104,13 +104,13 @@ class TestNarrowPictures:
         regions = [nst.Region(left, style), nst.Region(1 - left, [style, nst.Style(scroll, scale=0.7)])]
         saved = nst.save_style(None, scroll, vgg, sizes=(160, 300))
         for styles, sizes in {
-            "sequence": ([style, scroll], (155, 256)),
+            "sequence": ([style, scroll], (160, 256)),
             "regions": (regions, (222, 256)),
-            "larger": (nst.Style(scroll, scale=2), (128, 256)),
+            "larger": (nst.Style(scroll, scale=2), (160, 256)),
             "smaller": (nst.Style(style, scale=0.1), (160, 256)),
             "smallest": (nst.Style(scroll, scale=0.01), (256,)),
-            "saved": ([saved, style], (128, 256)),
-            "saved, smallest": (nst.Style(saved, scale=0.01), (128, 256)),
+            "saved": ([saved, style], (160, 256)),
+            "saved, smallest": (nst.Style(saved, scale=0.01), (160, 256)),
         }.values():
             run = self.run(vgg, content, styles, steps=(1, 1) if len(sizes) == 2 else 1)
             assert run.settings.sizes == sizes
@@ -118,14 +118,14 @@ class TestNarrowPictures:
 
     @pytest.mark.parametrize("quality", QUALITIES)
     def test_steps_stay(self, quality, vgg, picture):
-        coarse, fine, _ = QUALITIES[quality]
+        coarse, fine = QUALITIES[quality]
         content, scroll = picture(256, 256), picture(300, 3000, 1)
         assert self.run(vgg, content, scroll, quality=quality, steps=None).settings.steps == (coarse, fine)
         assert self.run(vgg, content, scroll, steps=(3, 0)).settings.steps == (3, 0)
         assert self.run(vgg, content, picture(50, 1000), steps=(3, 0)).settings.steps == (3,)
 
     def test_a_saved_style_of_a_scroll(self, vgg, picture):
-        scroll = picture(30, 300, 1)
+        scroll = picture(20, 300, 1)
         assert set(nst.save_style(None, scroll, vgg).statistics) == {300}
         run = self.run(vgg, picture(64, 64), nst.save_style(None, scroll, vgg), start="recolored")
         assert run.step().style > 0
@@ -205,13 +205,11 @@ class TestStart:
             make_run(noise=2)
 
     @pytest.mark.parametrize("quality", QUALITIES)
-    def test_quality_says_steps_and_start(self, make_run, quality):
-        run = make_run(quality=quality, steps=None, start=None, sizes=(32, 40, 48))
-        coarse, fine, start = QUALITIES[quality]
+    def test_quality_says_steps(self, make_run, quality):
+        run = make_run(quality=quality, steps=None, sizes=(32, 40, 48))
+        coarse, fine = QUALITIES[quality]
         assert run.settings.steps == (coarse, coarse, fine)
-        torch.testing.assert_close(run.image, make_run(start=start, sizes=(32, 48)).image)
         assert make_run(quality=quality, sizes=(32, 48), steps=10).settings.steps == (4, 10)
-        assert torch.equal(make_run(quality=quality, start="noise").image, make_run(start="noise").image)
 
     def test_bad_quality(self, make_run):
         with pytest.raises(ValueError, match="quality: expected one of draft, good, best, got 'ultra'"):

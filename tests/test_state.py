@@ -19,7 +19,7 @@ class TestRecord:
         assert record.content == 0
         assert not torch.equal(run.image, before)
         assert (record.step, record.size_step, record.size) == (1, 1, 48)
-        assert (record.settings.alpha, record.settings.beta) == (1.0, 50.0)
+        assert (record.settings.alpha, record.settings.beta) == (1.0, 25.0)
         assert dict(record.settings.style_weights) == nst.STYLE_WEIGHTS
 
     def test_records_are_immutable_copies(self, make_run):

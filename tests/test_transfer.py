@@ -15,7 +15,7 @@ from nst_helpers.transfer import JUMP
 
 class TestStep:
     def test_losses_and_gradient_are_the_formulas(self, make_run, vgg):
-        run = make_run(alpha=2.0, beta=3.0, tv_weight=0.7, start="noise", engine="plain")
+        run = make_run(alpha=2.0, beta=3.0, tv_weight=0.7, start="noise", style_loss="gram", engine="plain")
         record = run.step()
         images = run.content_image, run.regions[0].styles[0].image
         content, style = (nst.load_image(image, 48) for image in images)

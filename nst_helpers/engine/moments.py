@@ -29,24 +29,36 @@ def rows_of(feature_maps: Tensor) -> Tensor:
 def gram_of(rows: Tensor) -> Tensor:
     """Return the Gram matrix (1, C, C) of rows (H·W, C), divided by H·W."""
     rows = rows.float() if rows.dtype == torch.float16 else rows  # sums would exceed 65504, float16's maximum
-    whole = len(rows) - len(rows) % ROWS
-    parts, rest = rows[:whole].view(-1, ROWS, rows.shape[1]), rows[whole:]
-    total = torch.bmm(parts.transpose(1, 2), parts).sum(0, dtype=torch.float32) + (rest.T @ rest)
-    return total[None] / len(rows)
+    return _mean_product(rows, rows)
+
+
+def mean_of(rows: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the mean (1, C) of rows (H·W, C), with weights (H·W, 1), divided by H·W."""
+    rows = rows.float() if rows.dtype == torch.float16 else rows
+    weights = rows.new_ones(len(rows), 1) if weights is None else weights.to(rows.dtype)
+    return _mean_product(weights, rows)[0]
+
+
+def _mean_product(a: Tensor, b: Tensor) -> Tensor:
+    """Return aᵀ b / N (1, A, B) of a (N, A) and b (N, B), in float32."""
+    whole = len(a) - len(a) % ROWS
+    parts, others = (x[:whole].view(-1, ROWS, x.shape[1]) for x in (a, b))
+    total = torch.bmm(parts.transpose(1, 2), others).sum(0, dtype=torch.float32) + (a[whole:].T @ b[whole:])
+    return total[None] / len(a)
 
 
 def moments(rows: Tensor, request: Request, layer: str) -> Tensor:
     """Return the Gram matrices (R, C, C) of a layer's parts, augmented by the means if requested."""
     if request.parts is None:
         gram = gram_of(rows)
-        return augmented(gram, rows.sum(0, dtype=torch.float32)[None] / len(rows)) if request.means else gram
+        return augmented(gram, mean_of(rows)) if request.means else gram
     grams = []
     for part in request.parts[layer]:
         root = part.weights.sqrt().to(rows.dtype)[:, None]
         chosen = rows[part.positions] * root
         gram = gram_of(chosen)
         if request.means:
-            gram = augmented(gram, (chosen * root).sum(0, dtype=torch.float32)[None] / len(chosen))
+            gram = augmented(gram, mean_of(chosen, root))
         grams.append(gram)
     return torch.cat(grams)
 
@@ -68,10 +80,10 @@ def add_gradient(g: Tensor, rows: Tensor, D: Tensor, request: Request, layer: st
     if request.parts is None:
         g.addmm_(rows, D[0, :channels, :channels])
         if request.means:
-            g += D[0, :channels, channels]
+            g += D[0, :channels, channels].contiguous()  # strided, it would take ten times as long
         return
     for part, given in zip(request.parts[layer], D, strict=True):
         change = rows[part.positions] @ given[:channels, :channels]
         if request.means:
-            change += given[:channels, channels]
+            change += given[:channels, channels].contiguous()
         g.index_add_(0, part.positions, change * part.weights.to(rows.dtype)[:, None])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 CONTENT_LAYER = "relu4_2"
 CONTENT_WEIGHTS = {CONTENT_LAYER: 1.0}
-STYLE_WEIGHTS = {"relu1_1": 0.4, "relu2_1": 0.25, "relu3_1": 0.2, "relu4_1": 0.1, "relu5_1": 0.05}
+STYLE_WEIGHTS = {"relu1_1": 0.3, "relu2_1": 0.3, "relu3_1": 0.2, "relu4_1": 0.2, "relu5_1": 0.0}
 
 
 def gram_matrix(feature_maps: Tensor) -> Tensor:

@@ -73,9 +73,9 @@ class Playground:
         network: str | VGG = "vgg19",
         alpha: float = 1.0,
         beta: float = Settings.beta,
-        color: str = "style",
-        content_loss: str = "features",
-        style_loss: str = "gram",
+        color: str = Settings.color,
+        content_loss: str = Settings.content_loss,
+        style_loss: str = Settings.style_loss,
         app: bool = False,
     ):
         sources = {"content": content, "style": style}
