@@ -39,7 +39,7 @@ class TestControls:
     def test_every_control_reaches_all(self, brief, playground, images, control):
         """The widgets, the model, the run, the chart and the code."""
         panel, run = settled(playground).panel, playground.painter.run
-        value = "adam" if control.scale == "choice" else 0.3
+        value = "adam" if control.scale == "choice" else 0.35  # the default of none
         panel.controls[control.key].value = value
         assert panel.model.values[control.key] == value
         settled(playground)

@@ -34,9 +34,9 @@ def test_the_demo(clone, vgg, tmp_path):
     outputs = clone / "outputs"
     for name in ("quickstart.jpg", "quickstart_grid.jpg", "00_quickstart.ipynb"):
         assert str(outputs / name) in done.stdout
-    assert re.search(r"with VGG-19, the original .+ CC BY 4\.0\)\. Steps: \d+ at 128 px, .+ at 512 px\.", done.stdout)
+    assert re.search(r"with VGG-19, the original .+ CC BY 4\.0\)\. Steps: \d+ at 200 px, .+ at 512 px\.", done.stdout)
     assert "step/s" in done.stdout  # the progress bar moved
-    assert re.search(r"step 20 \(128 px\): total [\d.]+, content [\d.]+, style [\d.]+", done.stdout)
+    assert re.search(r"step 20 \(200 px\): total [\d.]+, content [\d.]+, style [\d.]+", done.stdout)
     assert re.search(r"Everything took \d+ s\. Next, `make lab`", done.stdout)
     left = int(re.search(r"(\d+)% of the photograph's loss is left", done.stdout)[1])
     assert left < 15

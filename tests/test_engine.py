@@ -177,7 +177,9 @@ class TestExactness:
 
     @pytest.mark.parametrize("kind", ["direct", "winograd"])
     @pytest.mark.parametrize("pair", PAIRS, ids="+".join)
-    def test_bfloat16_on_real_pictures(self, vgg, root, kind, pair):
+    @pytest.mark.parametrize(("style_loss", "rounding"), [("gram", 5e-4), ("wasserstein", 5e-3)])
+    def test_bfloat16_on_real_pictures(self, vgg, root, kind, pair, style_loss, rounding):
+        """Roots of eigenvalues near 0 make the Wasserstein loss ten times as sensitive to rounding, in float32 too."""
         content = nst.load_image(root / "data/content" / f"{pair[0]}.jpg", 256)
         style = nst.load_image(root / "data/styles" / f"{pair[1]}.jpg", 256)
         noise = torch.randn(content.shape, generator=torch.Generator().manual_seed(0))
@@ -185,14 +187,14 @@ class TestExactness:
         evaluations = {}
         for name in ("plain", kind):
             chosen = pick_engine(vgg, name, "auto" if name == "plain" else HALF)
-            settings = {"network": vgg, "sizes": (256,), "engine": chosen, "tv_weight": 0.3}
+            settings = {"network": vgg, "sizes": (256,), "engine": chosen, "tv_weight": 0.3, "style_loss": style_loss}
             for low in (True, False):
                 chosen.low_precision_steps = 1 if low else 0
                 run = nst.StyleTransfer(content, style, **settings)
                 assert chosen.low_precision == low
                 evaluations[name, low] = run.evaluate(image, run.settings)
         right = evaluations["plain", False]
-        for low, most, least in ((True, 2e-2, 0.99), (False, 5e-4, 0.9995)):
+        for low, most, least in ((True, 2e-2, 0.99), (False, rounding, 0.9995)):
             found = evaluations[kind, low]
             cosine = cosine_similarity(found.gradient.double().flatten(), right.gradient.double().flatten(), 0)
             ratio = found.losses[0] / right.losses[0]
