@@ -46,7 +46,14 @@ CANDIDATES: dict[str, dict] = {  # sizes are for --size 512
     },
     "default": {},
     "beta16": {"beta": 16.0},
+    "small": {
+        "beta": 20.0,
+        "style_weights": layer_weights(0.3, 0.3, 0.2, 0.2, 0.002),
+        "sizes": (128, 256, 512),
+        "steps": (30, 30, 50),
+    },
     "deep": {"beta": 40.0, **DEEP, "sizes": (128, 256, 512), "steps": (30, 30, 50)},
+    "deep_256": {"beta": 20.0, **DEEP, "sizes": (256, 512), "steps": (40, 55)},
     "gram": {"beta": 80.0, "style_weights": layer_weights(0.3, 0.3, 0.2, 0.198, 0.002), **FORMER},
     "gram_deep": {"beta": 50.0, **DEEP, **FORMER},
     "crowson": {"preset": "crowson", "share": 0.16},  # of its evaluations; takes 2.5 times our seconds

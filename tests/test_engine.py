@@ -177,9 +177,9 @@ class TestExactness:
 
     @pytest.mark.parametrize("kind", ["direct", "winograd"])
     @pytest.mark.parametrize("pair", PAIRS, ids="+".join)
-    @pytest.mark.parametrize(("style_loss", "rounding"), [("gram", 5e-4), ("wasserstein", 5e-3)])
+    @pytest.mark.parametrize(("style_loss", "rounding"), [("gram", 5e-4), ("wasserstein", 2e-3)])
     def test_bfloat16_on_real_pictures(self, vgg, root, kind, pair, style_loss, rounding):
-        """Roots of eigenvalues near 0 make the Wasserstein loss ten times as sensitive to rounding, in float32 too."""
+        """Rounding of products averages out in differences of Gram matrices, but not in roots of small eigenvalues."""
         content = nst.load_image(root / "data/content" / f"{pair[0]}.jpg", 256)
         style = nst.load_image(root / "data/styles" / f"{pair[1]}.jpg", 256)
         noise = torch.randn(content.shape, generator=torch.Generator().manual_seed(0))
@@ -245,11 +245,13 @@ class TestExactness:
         got, expected = found.gradient.double(), right.gradient.double()
         assert (got - expected).norm() < 0.15 * expected.norm()  # rounded, other maxima are pooled
 
-    def test_gram_matrices_of_many_positions(self, monkeypatch):
+    def test_moments_of_many_positions(self, monkeypatch):
         maps = torch.randn(1, 32, 41, 37, generator=torch.Generator().manual_seed(0))
         monkeypatch.setattr(moments, "ROWS", 256)
         rows = moments.rows_of(maps.contiguous(memory_format=torch.channels_last))
-        torch.testing.assert_close(moments.gram_of(rows), nst.gram_matrix(maps))
+        torch.testing.assert_close(moments.mean_product(rows, rows), nst.gram_matrix(maps))
+        ones = torch.ones(len(rows), 1)
+        torch.testing.assert_close(moments.mean_product(ones, rows)[0], maps.mean((2, 3)), atol=1e-6, rtol=0)
 
 
 class TestEndToEnd:

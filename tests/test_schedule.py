@@ -177,7 +177,7 @@ class TestStart:
         torch.testing.assert_close(make_run(start=image).image, resize(image, 36, 48))
 
     def test_recolored(self, make_run):
-        run = make_run(start="recolored")
+        run = make_run(start=nst.Settings().start)  # the default
         content, style = nst.load_image(run.content_image, 48), run.regions[0].styles[0].image
         torch.testing.assert_close(run.image, nst.recolor(content, style))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..masks import Part
 from .plain import augmented
 
-ROWS = 4096  # positions per matrix product; the products are added up in float32
+ROWS = 512  # positions per matrix product; the products, rounded to the rows' format, are added up in float32
 
 
 class Request(NamedTuple):
@@ -26,20 +26,7 @@ def rows_of(feature_maps: Tensor) -> Tensor:
     return feature_maps[0].permute(1, 2, 0).flatten(0, 1)
 
 
-def gram_of(rows: Tensor) -> Tensor:
-    """Return the Gram matrix (1, C, C) of rows (H·W, C), divided by H·W."""
-    rows = rows.float() if rows.dtype == torch.float16 else rows  # sums would exceed 65504, float16's maximum
-    return _mean_product(rows, rows)
-
-
-def mean_of(rows: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the mean (1, C) of rows (H·W, C), with weights (H·W, 1), divided by H·W."""
-    rows = rows.float() if rows.dtype == torch.float16 else rows
-    weights = rows.new_ones(len(rows), 1) if weights is None else weights.to(rows.dtype)
-    return _mean_product(weights, rows)[0]
-
-
-def _mean_product(a: Tensor, b: Tensor) -> Tensor:
+def mean_product(a: Tensor, b: Tensor) -> Tensor:
     """Return aᵀ b / N (1, A, B) of a (N, A) and b (N, B), in float32."""
     whole = len(a) - len(a) % ROWS
     parts, others = (x[:whole].view(-1, ROWS, x.shape[1]) for x in (a, b))
@@ -49,17 +36,16 @@ def _mean_product(a: Tensor, b: Tensor) -> Tensor:
 
 def moments(rows: Tensor, request: Request, layer: str) -> Tensor:
     """Return the Gram matrices (R, C, C) of a layer's parts, augmented by the means if requested."""
+    rows = rows.float() if rows.dtype == torch.float16 else rows  # sums would exceed 65504, float16's maximum
     if request.parts is None:
-        gram = gram_of(rows)
-        return augmented(gram, mean_of(rows)) if request.means else gram
+        gram = mean_product(rows, rows)
+        return augmented(gram, mean_product(rows.new_ones(len(rows), 1), rows)[0]) if request.means else gram
     grams = []
     for part in request.parts[layer]:
         root = part.weights.sqrt().to(rows.dtype)[:, None]
         chosen = rows[part.positions] * root
-        gram = gram_of(chosen)
-        if request.means:
-            gram = augmented(gram, mean_of(chosen, root))
-        grams.append(gram)
+        gram = mean_product(chosen, chosen)
+        grams.append(augmented(gram, mean_product(root, chosen)[0]) if request.means else gram)
     return torch.cat(grams)
 
 

@@ -139,8 +139,8 @@ class Playground:
         """Begin a painting from coarse to fine."""
         last = self.panel.size.value
         least = smallest_size(*sides(self._images["style"]), MIN_SIDE)
-        halved = coarse_to_fine(*scaled(*sides(self._images["content"]), last))
-        sizes = sorted({min(max(size, least), last) for size in halved})
+        planned = coarse_to_fine(*scaled(*sides(self._images["content"]), last))
+        sizes = sorted({min(max(size, least), last) for size in planned})
         self.painter.paint(sizes, self.panel.steps.value, self.panel.start_choice.value)
 
     def pause(self) -> None:
