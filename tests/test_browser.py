@@ -490,7 +490,9 @@ def test_an_mp4_has_the_frames_colors(browser, size, tmp_path):
             await new Promise((resolve, reject) => {
                 video.onloadeddata = resolve; video.onerror = reject; video.muted = true; video.src = source;
             });
-            await new Promise(resolve => { video.onseeked = resolve; video.currentTime = 0.5; });
+            const presented = new Promise(resolve => video.requestVideoFrameCallback(resolve));
+            video.currentTime = 0.5;
+            await presented;  // "seeked" comes before the frame can be drawn
             canvas.width = video.videoWidth; canvas.height = video.videoHeight;
             const context = canvas.getContext('2d'), stripe = Math.floor(canvas.width / stripes);
             context.drawImage(video, 0, 0);
