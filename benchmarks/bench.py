@@ -21,7 +21,7 @@ import torch
 from torch.nn.functional import conv2d
 
 import nst_helpers as nst
-from benchmarks.plain_loop import PlainLoop, build
+from benchmarks.plain_loop import COMPARED, PlainLoop, build
 from nst_helpers.engine import pick_engine
 from nst_helpers.engine.direct import fused_convolution_works
 from nst_helpers.images import resize
@@ -56,7 +56,7 @@ def machine(device: torch.device) -> dict:
 
 
 def convolutions(size: int) -> list[tuple[int, int, int]]:
-    """Return (input channels, output channels, side) of VGG-16's convolutions up to conv5_1."""
+    """Return (input channels, output channels, side) of VGG-19's convolutions up to conv5_1."""
     network = nst.VGG("vgg19")
     layers = [stage.conv for stage in network.stages]
     layers = layers[: layers.index("conv5_1") + 1]
@@ -174,7 +174,7 @@ def evaluation(name: str, size: int):
     def by_engine() -> None:
         x = image.detach().requires_grad_()
         maps, grams = engine(x, [CONTENT_LAYER], list(STYLE_WEIGHTS))
-        style = sum(weight * gram_distance(grams[layer], style_grams[layer]) for layer, weight in STYLE_WEIGHTS.items())
+        style = sum(gram_distance(grams[layer], style_grams[layer]) for layer in STYLE_WEIGHTS)
         loss = total_loss(content_loss(maps[CONTENT_LAYER], target), style, 1.0, 10.0)
         torch.autograd.grad(loss, x)[0].sum().item()
 
@@ -207,7 +207,7 @@ def plain_racer(size: int, steps: int):
 
 def racer(size: int, steps: int, start: str):
     """Return a function that makes the next 5 steps of the toolkit."""
-    run = nst.StyleTransfer(*pictures(size), sizes=(size,), steps=steps, start=start)
+    run = nst.StyleTransfer(*pictures(size), sizes=(size,), steps=steps, start=start, **COMPARED)
     seconds = 0.0
 
     def advance():
@@ -228,7 +228,7 @@ def race(size: int, network: nst.VGG, steps: int) -> dict:
     The toolkit starts from the content image, like the plain loop, and in another run from its recolored start. It may
     make 20 % more evaluations. All losses are computed in float32 by autograd; that time is not counted.
     """
-    judge = nst.StyleTransfer(*pictures(size), network=network, sizes=(size,), steps=1, engine="plain")
+    judge = nst.StyleTransfer(*pictures(size), network=network, sizes=(size,), steps=1, engine="plain", **COMPARED)
     racers = {  # {name: (constructor, arguments, calls in a round)}
         "plain loop": (plain_racer, (size, steps), 1),
         "toolkit": (racer, (size, steps + steps // 5, "content"), 5),

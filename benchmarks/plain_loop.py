@@ -11,6 +11,9 @@ from nst_helpers.images import IMAGENET_MEAN, IMAGENET_STD
 from nst_helpers.losses.gatys import CONTENT_LAYER, STYLE_WEIGHTS
 from nst_helpers.vgg import VGG
 
+# The settings of every run that is compared: Gram matrices of the paper's five layers, with equal weights.
+COMPARED = {"style_loss": "gram", "style_weights": dict.fromkeys(STYLE_WEIGHTS, 0.2), "beta": 50.0}
+
 
 class Normalization(nn.Module):
     def __init__(self):
@@ -47,7 +50,7 @@ class Loss(nn.Module):
         self.weight /= self.target.square().mean().item()
 
 
-def build(content: Tensor, style: Tensor, network: VGG, beta: float = 50.0) -> tuple[nn.Sequential, list[Loss]]:
+def build(content: Tensor, style: Tensor, network: VGG) -> tuple[nn.Sequential, list[Loss]]:
     """Return the frozen network up to its last loss layer, with the loss layers inserted, and the loss layers."""
     model, losses = nn.Sequential(Normalization()).to(network.device), []
     for name, layer in network.named_children():
@@ -57,7 +60,7 @@ def build(content: Tensor, style: Tensor, network: VGG, beta: float = 50.0) -> t
             losses[-1].aim(model, content)
             model.add_module("content_loss", losses[-1])
         if name in STYLE_WEIGHTS:
-            losses.append(Loss(beta * STYLE_WEIGHTS[name], gram))
+            losses.append(Loss(COMPARED["beta"] * COMPARED["style_weights"][name], gram))
             losses[-1].aim(model, style)
             model.add_module(f"style_loss_{name}", losses[-1])
         if len(losses) == len(STYLE_WEIGHTS) + 1:
