@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
 INSTALLED := .venv/installed
 
-.PHONY: demo test-quick test test-all test-browser soak lab app lint bench notebooks styles
+.PHONY: demo test-quick test test-all test-browser soak lab app lint bench notebooks address styles
 
 demo: $(INSTALLED)  ## paint data/'s demo pair into outputs/
 	$(BIN)/python -m nst_helpers.demo
@@ -40,6 +40,9 @@ bench: $(INSTALLED)  ## measure speed and memory against the plain loop
 
 notebooks: $(INSTALLED)  ## run all notebooks and write their outputs into them
 	$(BIN)/python notebooks/make_notebooks.py
+
+address: $(INSTALLED)  ## OWNER=… REPO=…: the project's address on GitHub, in the README and all notebooks
+	$(BIN)/python notebooks/make_notebooks.py --address "$(OWNER)/$(REPO)"
 
 styles: $(INSTALLED)  ## make the style images in data/styles/
 	$(BIN)/python data/make_styles.py

@@ -1,20 +1,21 @@
 """Bring notebooks up to date: `python notebooks/make_notebooks.py` runs them all, or those that it is given.
 
 The setup cell, the Colab badges (in the README too), the README's table of symbols in cells tagged `symbols`, and the
-outputs are written here and nowhere else.
+outputs are written here and nowhere else. With `--address OWNER/REPO`, only the project's address on GitHub is changed,
+in the README, in all notebooks and in this file.
 """
 
+import argparse
 import base64
 import io
 import re
-import sys
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
-REPOSITORY = "OWNER/REPO"  # on GitHub; set it when the project has a public address
+REPOSITORY = "OWNER/REPO"  # on GitHub; `make address` changes it
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MOST = 950_000  # characters in a notebook
 GPU = {"accelerator": "GPU", "colab": {"gpuType": "T4"}}  # without these, Colab opens a notebook on a CPU
@@ -35,10 +36,23 @@ import nst_helpers as nst
 %config InlineBackend.figure_formats = ["jpeg"]"""
 
 
-def with_badges(text: str) -> str:
-    """Return a text whose Colab badges and `git clone` commands use REPOSITORY."""
-    places = r"(colab\.research\.google\.com/github/|git clone https://github\.com/)[\w.-]+/[\w.-]+"
-    return re.sub(places, rf"\g<1>{REPOSITORY}", text)
+def with_address(text: str, repository: str = REPOSITORY) -> str:
+    """Return a text whose Colab badges, `git clone` commands and REPOSITORY have the address of a repository."""
+    places = (
+        r'(colab\.research\.google\.com/github/|git clone [^"\n]*https://github\.com/|^REPOSITORY = ")[\w.-]+/[\w.-]+'
+    )
+    return re.sub(places, rf"\g<1>{repository}", text, flags=re.M)
+
+
+def write_address(repository: str, folder: Path) -> None:
+    """Write the address of a repository on GitHub, "owner/name", into all files of a project that contain it."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise SystemExit(
+            f"expected OWNER and REPO of an address on GitHub (make address OWNER=… REPO=…), got {repository}"
+        )
+    notebooks = folder / "notebooks"
+    for path in (folder / "README.md", notebooks / "make_notebooks.py", *sorted(notebooks.glob("*.ipynb"))):
+        path.write_text(with_address(path.read_text("utf-8"), repository), "utf-8")
 
 
 def symbols() -> str:
@@ -64,7 +78,7 @@ def fit(notebook: nbformat.NotebookNode) -> None:
 def make(path: Path) -> None:
     """Write setup cell, badge and symbols, run the notebook in its own folder, and save it with its outputs."""
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells[0].source = with_badges(notebook.cells[0].source)
+    notebook.cells[0].source = with_address(notebook.cells[0].source)
     notebook.cells[1].source = SETUP
     for cell in notebook.cells:
         if "symbols" in cell.metadata.get("tags", []):
@@ -84,8 +98,18 @@ def make(path: Path) -> None:
     nbformat.write(notebook, path)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all")
+    parser.add_argument("--address", metavar="OWNER/REPO", help="change the address on GitHub, and run nothing")
+    options = parser.parse_args()
+    if options.address is not None:
+        return write_address(options.address, HERE.parent)
+    README.write_text(with_address(README.read_text("utf-8")), "utf-8")
+    for path in options.notebooks or sorted(HERE.glob("*.ipynb")):
+        print(path.name, flush=True)
+        make(path.resolve())
+
+
 if __name__ == "__main__":
-    README.write_text(with_badges(README.read_text("utf-8")), "utf-8")
-    for notebook_path in [Path(name).resolve() for name in sys.argv[1:]] or sorted(HERE.glob("*.ipynb")):
-        print(notebook_path.name, flush=True)
-        make(notebook_path)
+    main()

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -65,9 +66,29 @@ class TestReadme:
         assert re.match(r"# .+\n\n(!\[|<p|<img)", README)
 
     def test_badges_point_at_the_repository(self):
-        assert make_notebooks.with_badges(README) == README
+        assert make_notebooks.with_address(README) == README
         for notebook in (ROOT / "notebooks").glob("*.ipynb"):
             assert f"{make_notebooks.REPOSITORY}/blob/main/notebooks/{notebook.name}" in README
+
+    def test_the_address_can_be_changed(self, tmp_path):
+        """`make address` changes it everywhere, also twice, and nothing else."""
+        files = [ROOT / "README.md", ROOT / "notebooks/make_notebooks.py", *(ROOT / "notebooks").glob("*.ipynb")]
+        copies = [tmp_path / file.relative_to(ROOT) for file in files]
+        (tmp_path / "notebooks").mkdir()
+        for file, copy in zip(files, copies, strict=True):
+            shutil.copy(file, copy)
+        for address in ("someone/else.1", "3d/a-course", make_notebooks.REPOSITORY):
+            make_notebooks.write_address(address, tmp_path)
+            for copy in copies:
+                found = set(re.findall(r"(?:github\.com/|REPOSITORY = \")([\w.-]+/[\w.-]+)", copy.read_text("utf-8")))
+                assert address in found, copy
+                assert make_notebooks.REPOSITORY not in found - {address}, copy
+        assert all(copy.read_bytes() == file.read_bytes() for file, copy in zip(files, copies, strict=True))
+
+    @pytest.mark.parametrize("address", ["/", "me/", "me/nst/tree", "https://github.com/me/nst"])
+    def test_a_wrong_address_is_refused(self, tmp_path, address):
+        with pytest.raises(SystemExit, match="expected OWNER and REPO"):
+            make_notebooks.write_address(address, tmp_path)
 
     def test_every_make_target_it_names_exists(self):
         targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), flags=re.M)
