@@ -175,7 +175,7 @@ def evaluation(name: str, size: int):
         x = image.detach().requires_grad_()
         maps, grams = engine(x, [CONTENT_LAYER], list(STYLE_WEIGHTS))
         style = sum(gram_distance(grams[layer], style_grams[layer]) for layer in STYLE_WEIGHTS)
-        loss = total_loss(content_loss(maps[CONTENT_LAYER], target), style, 1.0, 10.0)
+        loss = total_loss(content_loss(maps[CONTENT_LAYER], target), style, 1.0, COMPARED["beta"])
         torch.autograd.grad(loss, x)[0].sum().item()
 
     return by_modules if name in MODULES else by_engine
