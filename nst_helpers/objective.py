@@ -1,38 +1,41 @@
 """The objective: α·content + β·style + tv_weight·total variation at one size, and its gradient."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .colors import COLORS
-from .engine import Engine, loss_features
+from .engine import Engine, Request, request_for
 from .files.surroundings import isolated
 from .images import fitted, resize, scaled, sides
 from .losses.content import CONTENT_LOSSES
-from .losses.gatys import total_loss, weighted_sum
 from .losses.style import STYLE_LOSSES, pool_side
 from .masks import masks_of, parts_of, resize_mask
-from .presets.variation import variation
+from .presets.variation import variation, variation_gradient
 from .settings import Settings, Weights
 from .styles import Region, SavedStyle, Style, style_statistics
 from .vgg import VGG
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """An image, its losses (total, content, style, total variation) and the gradient of the total."""
+class Evaluation(NamedTuple):
+    """An image, its losses (total, content, style, total variation), (4,), and the gradient of the total."""
 
     image: Tensor
-    losses: tuple[float, float, float, float]
+    values: Tensor
     gradient: Tensor
 
     @property
-    def finite(self) -> bool:
-        return all(map(math.isfinite, self.losses)) and bool(self.gradient.isfinite().all())
+    def losses(self) -> tuple[float, ...]:
+        """The four losses as numbers. Reading them waits until the device has computed them."""
+        return tuple(self.values.tolist())
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether losses and gradient are finite, a scalar."""
+        return self.values.isfinite().all() & self.gradient.isfinite().all()
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,18 +156,16 @@ class Objective:
             _RegionTargets(share * region.weight, masks, self._targets(region, settings.blend))
             for share, region, masks in zip(shares, problem.regions, layer_masks, strict=True)
         ]
-        maps, _ = loss_features(engine, self._style.needs, self.content_image, problem.content_layers, [])
-        self._content_maps = {layer: maps[layer] for layer in problem.content_layers}
+        self._content_maps, _, _ = engine.forward(self.content_image, Request(problem.content_layers, []))
         self._content_units = {
-            layer: self._unit(self._content_loss(layer, torch.zeros_like(P))) for layer, P in self._content_maps.items()
+            layer: self._unit(self._content_distance(torch.zeros_like(P), P, self._pool(layer))[0])
+            for layer, P in self._content_maps.items()
         }
+        self._terms: dict[tuple, _Terms] = {}
 
     def _resized(self, image: Tensor, size: int) -> Tensor:
         shape = scaled(*sides(image), size)
         return (image if shape == sides(image) else resize(image, *shape)).to(self.engine.network.mean)
-
-    def _content_loss(self, layer: str, target_maps: Tensor) -> Tensor:
-        return self._content_distance(target_maps, self._content_maps[layer], self._pool(layer))
 
     def _pool(self, layer: str) -> int:
         return pool_side(self.size, self.engine.network.stride(layer))
@@ -200,27 +201,50 @@ class Objective:
         return loss.item() if self._relative and loss > 0 else 1.0
 
     def evaluate(self, image: Tensor, settings: Settings) -> Evaluation:
-        """Return the losses and the gradient of an image of this size with the settings' weights."""
+        """Return the losses and the gradient of an image of this size with the settings' weights.
+
+        Everything is computed on the device, without waiting for it; by autograd only where there is no formula.
+        """
         image = image.clone() if image.is_inference() else image.detach()
-        input_image = image.requires_grad_()
-        seen = self.compositing.composite(input_image)
-        weights, content_weights = map(_without_zeros, (settings.style_weights, settings.content_weights))
-        maps, features = loss_features(
-            self.engine, self._style.needs, seen, list(content_weights), list(weights), self._parts
-        )
-        content = weighted_sum(
-            (weight, self._content_loss(layer, maps[layer]) / self._content_units[layer])
-            for layer, weight in content_weights.items()
-        )
-        style = weighted_sum(
-            (region.weight, self._style_distance(index, region, features, weights))
-            for index, region in enumerate(self._regions)
-        )
+        terms = self.prepare(settings)
+        seen = self.compositing.composite(image)
+        maps, grams, tape = self.engine.forward(seen, terms.request)
+        features = maps if self._style.needs == "maps" else grams
+        values: list[Tensor] = []
+        by_layer: tuple[dict, dict] = {}, {}  # gradients with respect to feature maps and to Gram matrices
+
+        def add(found: tuple[Tensor, Tensor], gradients: dict, key: object) -> None:
+            gradient = found[1] * terms.scales[len(values)]
+            gradients[key] = gradients[key] + gradient if key in gradients else gradient
+            values.append(found[0])
+
+        for layer in terms.content_layers:
+            P = self._content_maps[layer]
+            add(self._content_distance(maps[layer], P, self._pool(layer)), by_layer[0], layer)
+        for layer, index, _, target, mask in terms.style:
+            found = features[layer] if self._parts is None else features[layer][index : index + 1]
+            result = self._style.with_gradient(found, target, mask, self._pool(layer))
+            add(result, *((by_layer[0], layer) if features is maps else (by_layer[1], (layer, index))))
+        gradient = self.engine.backward(tape, by_layer[0], _rows(by_layer[1]))
         total_variation = variation(settings.tv, seen, self.engine.network)
-        total = total_loss(content, style, settings.alpha, settings.beta) + settings.tv_weight * total_variation
-        (gradient,) = torch.autograd.grad(total, input_image)
-        losses = torch.stack([total, content, style, total_variation]).tolist()
-        return Evaluation(image.detach(), tuple(losses), gradient.contiguous())
+        if settings.tv_weight:
+            gradient += terms.weights[2] * variation_gradient(settings.tv, seen, self.engine.network)
+        if self.compositing.outside is not None:
+            gradient = gradient * (1 - self.compositing.outside)
+        parts, n = torch.stack(values) * terms.shares, len(terms.content_layers)
+        losses = torch.stack([parts[:n].sum(), parts[n:].sum(), total_variation])
+        return Evaluation(image, torch.cat([(losses * terms.weights).sum()[None], losses]), gradient.contiguous())
+
+    def prepare(self, settings: Settings) -> "_Terms":
+        """Return the terms of the total loss; the settings' weights are copied to the device if they have changed."""
+        content, style = map(_without_zeros, (settings.content_weights, settings.style_weights))
+        if (key := (tuple(content), tuple(style))) not in self._terms:
+            self._terms[key] = _Terms(self, *key)
+        terms = self._terms[key]
+        content_shares = [weight / self._content_units[layer] for layer, weight in content.items()]
+        style_shares = [term.share * style[term.layer] for term in terms.style]
+        terms.put(settings.alpha, settings.beta, settings.tv_weight, content_shares, style_shares)
+        return terms
 
     def balance_unit(self, image: Tensor, settings: Settings) -> float:
         """Return the β/α at which content and style gradients of an image have equal norms: the ratio of the norms."""
@@ -232,20 +256,18 @@ class Objective:
             raise ValueError("balance: expected a content and a style loss with a gradient; set their weights above 0")
         return content / style
 
-    def _style_distance(self, index: int, region: "_RegionTargets", features: dict, weights: dict) -> Tensor:
-        def distance(layer: str, target: object, unit: float) -> Tensor:
-            found = features[layer] if self._parts is None else features[layer][index : index + 1]
-            return self._style.distance(found, target, region.masks.get(layer), self._pool(layer)) / unit
-
-        return weighted_sum(
-            (share, weighted_sum((weight, distance(layer, *targets[layer])) for layer, weight in weights.items()))
-            for share, targets in region.targets
-        )
-
 
 def _without_zeros(weights: Weights) -> dict[str, float]:
     """Return {layer: weight} without layers of weight 0, which need not be computed; all if none has a weight."""
     return {layer: weight for layer, weight in dict(weights).items() if weight} or dict(weights)
+
+
+def _rows(gradients: dict[tuple[str, int], Tensor]) -> dict[str, Tensor]:
+    """Return {layer: gradients (R, C, C)} from those of the single regions, {(layer, region): (1, C, C)}."""
+    rows: dict[str, list[Tensor]] = {}
+    for (layer, _), gradient in gradients.items():
+        rows.setdefault(layer, []).append(gradient)
+    return {layer: found[0] if len(found) == 1 else torch.cat(found) for layer, found in rows.items()}
 
 
 class _RegionTargets(NamedTuple):
@@ -254,3 +276,47 @@ class _RegionTargets(NamedTuple):
     weight: float
     masks: dict[str, Tensor]  # by layer, for losses of feature maps; empty for a region without a mask
     targets: list[tuple[float, dict[str, tuple[object, float]]]]  # (weight, {layer: (target, unit)})
+
+
+class _StyleTerm(NamedTuple):
+    """A distance in the style loss: of a region, in a layer, to a style."""
+
+    layer: str
+    region: int
+    share: float  # of the term in the style loss, for a layer's weight of 1
+    target: Any
+    mask: Tensor | None
+
+
+class _Terms:
+    """The terms of the total loss for some layers, and their weights as tensors on the device.
+
+    weights: α, β and tv_weight, (3,).
+    shares: of each term in the content or the style loss, (terms,).
+    scales: of each term's gradient in that of the total loss: α or β, times the share.
+    """
+
+    def __init__(self, objective: Objective, content_layers: Sequence[str], style_layers: Sequence[str]):
+        self.content_layers = content_layers
+        self.request = request_for(objective._style.needs, content_layers, style_layers, objective._parts)
+        self.style = [
+            _StyleTerm(
+                layer, index, region.weight * share / targets[layer][1], targets[layer][0], region.masks.get(layer)
+            )
+            for index, region in enumerate(objective._regions)
+            for share, targets in region.targets
+            for layer in style_layers
+        ]
+        terms = len(content_layers) + len(self.style)
+        self._values: list[float] = []
+        self._numbers = objective.content_image.new_empty(3 + 2 * terms)
+        self.weights, self.shares, scales = self._numbers.split([3, terms, terms])
+        self.scales = scales.unbind()
+
+    def put(self, alpha: float, beta: float, tv_weight: float, content: list[float], style: list[float]) -> None:
+        """Set the weights; `content` and `style` are the shares of the terms."""
+        scales = [alpha * share for share in content] + [beta * share for share in style]
+        values = [alpha, beta, tv_weight, *content, *style, *scales]
+        if values != self._values:
+            self._numbers.copy_(torch.tensor(values, dtype=self._numbers.dtype), non_blocking=True)
+            self._values = values

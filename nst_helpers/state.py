@@ -1,12 +1,31 @@
 """State of a run, and the record of each step."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from .objective import Compositing, Evaluation
 from .optimizers import LBFGS, Adam
 from .settings import Settings
+
+JUMP = 2.0  # a loss of more than this many times the best one is treated as divergence
+
+
+class Numbers:
+    """The numbers of a step. They stay on the device until they are read, which waits for the step to be computed."""
+
+    def __init__(self, tensor: Tensor):
+        self._tensor = tensor
+
+    @cached_property
+    def values(self) -> tuple[float, ...]:
+        """Total, content and style loss, total variation, and 1 if the run was rolled back."""
+        return tuple(self._tensor.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Numbers) and self.values == other.values
 
 
 @dataclass(frozen=True)
@@ -21,12 +40,14 @@ class Record:
     size: int  # longest side in pixels
     size_step: int  # index at this size, from 1
     settings: Settings
-    total: float
-    content: float
-    style: float
-    total_variation: float
-    rolled_back: bool
+    _numbers: Numbers = field(repr=False)
     _source: tuple[Tensor, Compositing] | None = field(repr=False, compare=False)
+
+    total = property(lambda record: record._numbers.values[0])
+    content = property(lambda record: record._numbers.values[1])
+    style = property(lambda record: record._numbers.values[2])
+    total_variation = property(lambda record: record._numbers.values[3])
+    rolled_back = property(lambda record: bool(record._numbers.values[4]))
 
     @property
     def image(self) -> Tensor | None:
@@ -43,7 +64,10 @@ class Record:
 
 @dataclass
 class State:
-    """Everything that changes from step to step. With `Settings` and the pictures, it determines the run."""
+    """Everything that changes from step to step. With `Settings` and the pictures, it determines the run.
+
+    Tensors are changed in place, so that a step can be replayed as a CUDA graph.
+    """
 
     image: Tensor  # input image: the next to be evaluated
     optimizer: LBFGS | Adam
@@ -52,17 +76,34 @@ class State:
     size_step: int = 0  # number of steps made at this size
     settings: Settings | None = None  # of the last step
     best: Evaluation | None = None  # with these settings
-    setbacks: int = 0  # number of rollbacks minus improvements: the step is halved this many times
-    average: Tensor | float = 0.0  # of the images of this size: Σ share · image
+    setbacks: Tensor = field(init=False)  # number of rollbacks minus improvements: the step is halved this many times
+    learning_rate: Tensor = field(init=False)
+    average: Tensor = field(init=False)  # of the images of this size: Σ share · image
     average_share: float = 0.0  # Σ share
     history: list[Record] = field(default_factory=list)
 
-    def add_to_average(self, decay: float) -> None:
-        """Add the image to the exponential moving average of this size's images."""
-        self.average = decay * self.average + (1 - decay) * self.image
-        self.average_share = decay * self.average_share + (1 - decay)
+    def __post_init__(self):
+        self.setbacks, self.learning_rate = self.image.new_zeros(1), self.image.new_zeros(1)
+        self.average = torch.zeros_like(self.image)
+
+    def keep_best(self, now: Evaluation, switched: bool) -> tuple[Evaluation, Tensor]:
+        """Return the evaluation to continue from, and whether the loss has diverged, (1,): then it is the best one.
+
+        switched: the precision has just changed, so that losses must not be compared.
+        """
+        if self.best is None:
+            self.best = Evaluation(*(value.clone() for value in now))
+            return Evaluation(*(value.clone() for value in now)), torch.zeros_like(self.setbacks, dtype=torch.bool)
+        best, loss = self.best, now.values[:1]
+        diverged = ~(now.finite & (loss <= JUMP * best.values[0]))
+        improved = ~diverged if switched else ~diverged & (loss < best.values[0])
+        chosen = Evaluation(*(torch.where(diverged, old, new) for old, new in zip(best, now, strict=True)))
+        for old, new in zip(best, now, strict=True):
+            torch.where(improved, new, old, out=old)
+        self.setbacks.add_(diverged).sub_(improved.to(self.setbacks)).clamp_min_(0)
+        return chosen, diverged
 
     @property
     def averaged(self) -> Tensor:
         """The exponential moving average of this size's images; the latest image if it is empty."""
-        return self.image if isinstance(self.average, float) else self.average / self.average_share
+        return self.average / self.average_share if self.average_share else self.image

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import validate
-from .engine import Engine, Plain, loss_features
+from .engine import Engine, Plain, request_for
 from .files.surroundings import isolated
 from .files.writing import read_tensors, write_tensors
 from .images import fitted, resize, scaled, sides
@@ -158,7 +158,8 @@ def style_statistics(
     `size` is the longest side of the painting in pixels. The average pooling of pairwise losses depends on it.
     """
     with torch.no_grad():
-        _, features = loss_features(engine, style_loss.needs, image, [], layers)
+        maps, grams, _ = engine.forward(image, request_for(style_loss.needs, [], layers))
+        features = maps | grams
         return {
             layer: style_loss.statistics(features[layer], None, pool_side(size, engine.network.stride(layer)))
             for layer in layers

@@ -20,11 +20,9 @@ from .optimizers import OPTIMIZERS
 from .provenance import check_sources, recipe_of, settings_of_recipe, sources_of
 from .schedule import start_image
 from .settings import IMAGE, NETWORK_SETTINGS, SETTINGS, SETTINGS_TEXT, STEERABLE, Settings
-from .state import Record, State
+from .state import Numbers, Record, State
 from .styles import Region, Style, as_regions
 from .vgg import load_vgg
-
-JUMP = 2.0  # a loss of more than this many times the best one is treated as divergence
 
 
 def _setting(name: str) -> property:
@@ -248,11 +246,8 @@ class StyleTransfer:
     def step(self) -> Record:
         """Evaluate the image once, update it once, and return the record; raises RuntimeError if the run is done."""
         settings, switched = self._begin_step()
-        now, rolled_back = self._evaluate_or_roll_back(settings, switched)
-        direction = self.state.optimizer.direction(now.image, now.gradient)
-        image = now.image + settings.learning_rate * 0.5**self.state.setbacks * direction
-        self.state.image = torch.where(image.isfinite(), image, now.image).clamp(0, 1)
-        return self._end_step(now, settings, rolled_back)
+        image, numbers = self._update(settings, switched)
+        return self._end_step(image, numbers, settings)
 
     def _begin_step(self) -> tuple[Settings, bool]:
         """Return the settings of this step, and whether the engine's precision has just changed."""
@@ -264,40 +259,46 @@ class StyleTransfer:
         optimizer, before = OPTIMIZERS[settings.optimizer], state.settings
         same_loss = before is not None and before.loss_weights == settings.loss_weights
         if not same_loss or state.size_step == 0:
-            state.best, state.setbacks = None, 0
+            state.best = None
+            state.setbacks.zero_()
             kept = settings.keep_optimizer_state and same_loss
             state.optimizer = state.optimizer.resized(*state.image.shape[2:]) if kept else optimizer()
         if not isinstance(state.optimizer, optimizer):
             state.optimizer = optimizer()
         state.settings = settings
+        state.learning_rate.fill_(settings.learning_rate)
         switched = self._is_low(state.size_step) != self.engine.low_precision
         if switched:
             self._objective = self._objective_at(state.level, state.size_step)
             state.optimizer.forget_gradient()
         return settings, switched
 
-    def _evaluate_or_roll_back(self, settings: Settings, switched: bool) -> tuple[Evaluation, bool]:
-        """Return the evaluation of the image, or of the best image if the loss diverged, and whether it diverged."""
+    def _update(self, settings: Settings, switched: bool) -> tuple[Tensor, Tensor]:
+        """Update the image, and return the image that was evaluated, and the numbers of the step.
+
+        It runs on the device without waiting for it. If the loss has diverged, the step starts from the best image.
+        """
         state = self.state
         now = self.evaluate(state.image, settings)
-        if now.finite and (state.best is None or now.losses[0] <= JUMP * state.best.losses[0]):
-            if state.best is None or switched or now.losses[0] < state.best.losses[0]:
-                state.best, state.setbacks = now, max(0, state.setbacks - 1)
-            return now, False
-        if state.best is None:
-            raise FloatingPointError(f"loss or gradient is not finite at the start: {now.losses[0]} with {settings}")
-        state.optimizer = OPTIMIZERS[settings.optimizer]()
-        state.setbacks += 1
-        return state.best, True
+        if state.best is None and not now.finite:
+            losses = now.losses
+            raise FloatingPointError(f"loss or gradient is not finite at the start: {losses[0]} with {settings}")
+        now, diverged = state.keep_best(now, switched)
+        direction = state.optimizer.direction(now.image, now.gradient, diverged)
+        image = now.image + state.learning_rate * 0.5**state.setbacks * direction
+        state.image.copy_(torch.where(image.isfinite(), image, now.image).clamp_(0, 1))
+        if settings.ema_decay:
+            state.average.lerp_(state.image, 1 - settings.ema_decay)
+        return now.image, torch.cat([now.values, diverged])
 
-    def _end_step(self, now: Evaluation, settings: Settings, rolled_back: bool) -> Record:
+    def _end_step(self, image: Tensor, numbers: Tensor, settings: Settings) -> Record:
         state = self.state
         if settings.ema_decay:
-            state.add_to_average(settings.ema_decay)
+            state.average_share += (1 - settings.ema_decay) * (1 - state.average_share)
         state.step += 1
         state.size_step += 1
         place = state.step, settings.sizes[state.level], state.size_step
-        record = Record(*place, settings, *now.losses, rolled_back, (now.image, self._objective.compositing))
+        record = Record(*place, settings, Numbers(numbers), (image, self._objective.compositing))
         state.history.append(replace(record, _source=None))
         return record
 
@@ -306,7 +307,7 @@ class StyleTransfer:
         finest = state.averaged if self.settings.ema_decay else (state.best or state).image
         self._objective = self._objective_at(state.level + 1, 0)
         image = resize(finest, *self._objective.content_image.shape[2:])
-        self.state = replace(state, image=image, level=state.level + 1, size_step=0, average=0.0, average_share=0.0)
+        self.state = replace(state, image=image, level=state.level + 1, size_step=0, average_share=0.0)
 
     def _objective_at(self, level: int, size_step: int) -> Objective:
         self.engine.low_precision = self._is_low(size_step)
@@ -376,8 +377,8 @@ def transfer(
     with progress_bar(progress, total=sum(run.settings.steps), unit="step") as bar:
         try:
             for record in run:
-                bar.update()
-                bar.set_postfix_str(f"{record.size} px, loss {record.total:.3g}", refresh=False)
+                if bar.update():  # some times a second: reading the loss waits for the device
+                    bar.set_postfix_str(f"{record.size} px, loss {record.total:.3g}", refresh=False)
                 if report_every and record.step % report_every == 0:
                     say(str(record))
         except KeyboardInterrupt:

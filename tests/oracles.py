@@ -3,6 +3,29 @@
 import torch
 
 import nst_helpers as nst
+from nst_helpers.engine import Request
+
+
+def differentiable(engine, image, layers, gram_layers, **options):
+    """Feature maps and Gram matrices of an engine, for autograd."""
+    maps, grams = {}, {}
+
+    class Pass(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, image):
+            with torch.enable_grad():
+                found = engine.forward(image, Request(layers, gram_layers, **options))
+            maps.update(found[0]), grams.update(found[1])
+            ctx.tape = found[2]
+            return *maps.values(), *grams.values()
+
+        @staticmethod
+        def backward(ctx, *gradients):
+            parts = iter(gradients)
+            return engine.backward(ctx.tape, *({layer: next(parts) for layer in part} for part in (maps, grams)))
+
+    outputs = iter(Pass.apply(image))
+    return tuple({layer: next(outputs) for layer in part} for part in (maps, grams))
 
 
 def everywhere(F):

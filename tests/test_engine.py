@@ -5,15 +5,16 @@ import statistics
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import pytest
 import torch
-from oracles import gram
+from oracles import differentiable, gram
 from torch.nn.functional import conv2d, cosine_similarity, max_pool2d
 
 import nst_helpers as nst
 from nst_helpers import engine
-from nst_helpers.engine import by_hand, direct, kernels, moments, pick_engine, winograd
+from nst_helpers.engine import Request, by_hand, direct, kernels, moments, pick_engine, winograd
 from nst_helpers.masks import parts_of
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("winograd_for_small_pictures")]
@@ -84,9 +85,9 @@ def compare(network, engine, image, content, style, layers, gram_layers):
         return {k: maps[k] for k in layers}, {k: naive_gram(maps[k]) for k in gram_layers}
 
     expected, right = oracle(network, image, targets(plain), layers, gram_layers)
-    aims = targets(engine)
+    aims = targets(partial(differentiable, engine))
     image = image.clone().requires_grad_()
-    loss = loss_of(*engine(image, layers, gram_layers), aims)
+    loss = loss_of(*differentiable(engine, image, layers, gram_layers), aims)
     (gradient,) = torch.autograd.grad(loss, image)
     assert gradient.shape == image.shape
     assert gradient.dtype == torch.float32
@@ -169,7 +170,7 @@ class TestExactness:
         (right,) = torch.autograd.grad(loss(expected), x)
         for dtype, most, least in ((EXACT, 1e-5, 0.99999), (HALF, 2e-2, 0.998)):
             chosen = pick_engine(network, kind, "auto" if kind == "plain" else dtype)
-            _, found = chosen(x, [], layers, means=means, parts=parts)
+            _, found = differentiable(chosen, x, [], layers, means=means, parts=parts)
             (gradient,) = torch.autograd.grad(loss(found), x)
             assert cosine_similarity(gradient.flatten(), right.flatten(), 0) >= least
             for layer, M in expected.items():
@@ -338,24 +339,24 @@ class TestConvolutions:
 
     def test_torchs_private_operation(self, networks, picture, monkeypatch):
         """It ran, or `conv2d` did, and which one makes no difference to the result."""
-        ran = direct.fused_convolution_works()
+        ran = direct.fused_convolution_works("cpu", torch.float32)
         assert ran == (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise"))
         print("torch's fused convolution", "ran" if ran else "is not there: conv2d ran")
         calls = []
         monkeypatch.setattr(direct, "conv2d", lambda *args, **more: calls.append(1) or conv2d(*args, **more))
         network, image = networks["vgg19", "max"], picture(48, 48)
         with torch.no_grad():
-            fused = pick_engine(network, "direct", EXACT)(image, ["relu5_1"], [])[0]["relu5_1"]
+            fused = pick_engine(network, "direct", EXACT).forward(image, Request(["relu5_1"], []))[0]["relu5_1"]
             assert bool(calls) != ran
-            monkeypatch.setattr(direct, "fused_convolution_works", lambda dtype: False)
-            plain = pick_engine(network, "direct", EXACT)(image, ["relu5_1"], [])[0]["relu5_1"]
+            monkeypatch.setattr(direct, "fused_convolution_works", lambda kind, dtype: False)
+            plain = pick_engine(network, "direct", EXACT).forward(image, Request(["relu5_1"], []))[0]["relu5_1"]
         assert len(calls) >= 11
         torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4)
 
     def test_a_private_operation_that_is_gone_is_done_without(self, monkeypatch):
         direct.fused_convolution_works.cache_clear()
         monkeypatch.setattr(direct, "conv2d", lambda *args, **more: conv2d(*args, **more) + 1)  # so that they differ
-        assert not direct.fused_convolution_works()
+        assert not direct.fused_convolution_works("cpu", torch.float32)
         direct.fused_convolution_works.cache_clear()
 
 
@@ -364,7 +365,7 @@ class TestPasses:
     def test_the_gradient_can_be_taken_twice(self, networks, picture, kind):
         network = networks["vgg19", "max"]
         image = picture(48, 48).requires_grad_()
-        maps, grams = pick_engine(network, kind, EXACT)(image, ["relu2_1"], ["relu1_1"])
+        maps, grams = differentiable(pick_engine(network, kind, EXACT), image, ["relu2_1"], ["relu1_1"])
         content, style = maps["relu2_1"].square().mean(), grams["relu1_1"].square().mean()
         parts = [torch.autograd.grad(loss, image, retain_graph=True)[0] for loss in (content, style)]
         (whole,) = torch.autograd.grad(content + style, image)
@@ -373,26 +374,26 @@ class TestPasses:
     def test_a_gradient_that_comes_too_late_is_refused(self, networks, picture):
         engine = pick_engine(networks["vgg19", "max"], "winograd")
         image = picture(48, 48).requires_grad_()
-        loss = engine(image, ["relu2_1"], [])[0]["relu2_1"].sum()
-        engine(image, ["relu2_1"], [])
+        loss = differentiable(engine, image, ["relu2_1"], [])[0]["relu2_1"].sum()
+        engine.forward(image, Request(["relu2_1"], []))
         with pytest.raises(RuntimeError, match="before another pass of this engine"):
             loss.backward()
 
     def test_one_image_at_a_time(self, vgg, picture):
         with pytest.raises(ValueError, match=r"expected one image \(1, 3, H, W\), got \(2, 3, 48, 48\)"):
-            pick_engine(vgg, "direct")(picture(48, 48).expand(2, 3, 48, 48), ["relu1_1"], [])
+            pick_engine(vgg, "direct").forward(picture(48, 48).expand(2, 3, 48, 48), Request(["relu1_1"], []))
 
     def test_too_small(self, vgg, picture):
         for name in ("plain", "direct", "winograd"):
             with pytest.raises(ValueError, match="larger picture"):
-                pick_engine(vgg, name)(picture(8, 40), ["relu5_1"], [])
+                pick_engine(vgg, name).forward(picture(8, 40), Request(["relu5_1"], []))
 
     def test_what_was_returned_stays_as_it_was(self, networks, picture):
         engine = pick_engine(networks["vgg19", "max"], "winograd", EXACT)
         with torch.no_grad():
-            maps, _ = engine(picture(48, 48), ["relu1_1", "conv2_1", "pool2"], [])
+            maps = engine.forward(picture(48, 48), Request(["relu1_1", "conv2_1", "pool2"], []))[0]
             before = {layer: values.clone() for layer, values in maps.items()}
-            engine(picture(48, 48, 1), ["relu1_1", "conv2_1", "pool2"], [])
+            engine.forward(picture(48, 48, 1), Request(["relu1_1", "conv2_1", "pool2"], []))
         for layer, values in maps.items():
             assert torch.equal(values, before[layer])
 
@@ -420,7 +421,7 @@ class TestPasses:
 
     def test_threads_of_torch_stay_as_they_were(self, networks, picture):
         before = torch.get_num_threads()
-        pick_engine(networks["vgg19", "max"], "winograd")(picture(48, 48), ["relu2_1"], [])
+        pick_engine(networks["vgg19", "max"], "winograd").forward(picture(48, 48), Request(["relu2_1"], []))
         seen = []
         thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
         thread.start()
@@ -512,12 +513,11 @@ class TestChoice:
         """On a GPU, "auto" takes the first engine that passes: not one that fails, or whose gradient is wrong."""
 
         class Wrong(engine.Plain):
-            def __call__(self, *arguments):
-                maps, grams = super().__call__(*arguments)
-                return {layer: -(values.flip(3) ** 3) for layer, values in maps.items()}, grams
+            def backward(self, *arguments):
+                return -(super().backward(*arguments).flip(3) ** 3)
 
         class Broken(engine.Plain):
-            def __call__(self, *arguments):
+            def forward(self, *arguments):
                 raise RuntimeError("no memory")
 
         monkeypatch.setattr(engine, "_verdicts", {})
@@ -552,12 +552,14 @@ class TestLowPrecision:
     def test_the_change_keeps_the_memory_and_compares_no_gradients(self, run):
         for _ in range(3):
             run.step()
-        pairs = list(run.state.optimizer.pairs)
+        optimizer = run.state.optimizer
+        pairs, valid = optimizer.pairs.clone(), optimizer.valid.clone()
+        assert 0 < optimizer.number_of_pairs < 3
         run.step()
-        kept = [a is b for (a, *_), (b, *_) in zip(pairs, run.state.optimizer.pairs, strict=True)]
-        assert kept == [True] * len(pairs)
+        assert torch.equal(optimizer.valid, valid)
+        assert torch.equal(optimizer.pairs[:, valid], pairs[:, valid])
         run.step()
-        assert len(run.state.optimizer.pairs) == len(pairs) + 1
+        assert optimizer.number_of_pairs == valid.sum() + 1
 
     def test_best_is_of_full_precision_after_the_change(self, run):
         for _ in range(3):

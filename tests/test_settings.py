@@ -36,11 +36,11 @@ class TestSettings:
         run = make_run(steps=10)
         for _ in range(4):
             run.step()
-        assert run.state.optimizer.pairs
+        assert run.state.optimizer.number_of_pairs > 0
         for name, value in change.items():
             setattr(run, name, value)
         record = run.step()
-        assert not run.state.optimizer.pairs
+        assert run.state.optimizer.number_of_pairs == 0
         assert run.best_loss == record.total
         assert torch.equal(run.best, record.image)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,7 +15,7 @@ from ..masks import Part
 from ..vgg import VGG
 from .by_hand import ByHand
 from .direct import DirectConvolution
-from .plain import Maps, Plain
+from .plain import Maps, Plain, Request
 
 ENGINES = ("auto", "plain", "direct", "winograd")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -41,37 +41,30 @@ class Engine(Protocol):
     low_precision_steps: int
     low_precision: bool
 
-    def __call__(
-        self,
-        image: Tensor,
-        layers: Sequence[str],
-        gram_layers: Sequence[str],
-        means: bool = False,
-        parts: Mapping[str, Sequence[Part]] | None = None,
-    ) -> tuple[Maps, Maps]:
-        """Return {layer: feature maps (1, C, H', W')} and {layer: Gram matrices (1 or R, C, C)} of an image.
+    def forward(self, image: Tensor, request: Request) -> tuple[Maps, Maps, Any]:
+        """Return {layer: feature maps (1, C, H', W')}, {layer: Gram matrices (1 or R, C, C)}, and data for `backward`.
 
-        Args:
-            image: (1, 3, H, W) in [0, 1]. It is not validated, since this is called at every step.
-            layers, gram_layers: layer names. The results are float32, and differentiable with respect to the image.
-            means: augment Gram matrices by a row and a column with the channels' means, (1 or R, C + 1, C + 1).
-            parts: {layer: R parts}, from `masks.parts_of`: compute a Gram matrix, and means, for each part.
+        image: (1, 3, H, W) in [0, 1]. It is not validated, since this is called at every step. The results are float32.
+        """
+
+    def backward(self, tape: Any, maps: Maps, grams: Maps) -> Tensor:
+        """Return the gradient of a loss with respect to the image, (1, 3, H, W), of the latest forward pass.
+
+        tape: the third result of `forward`.
+        maps, grams: gradients of the loss with respect to the first two results, or to some of their layers.
         """
 
 
-def loss_features(
-    engine: Engine,
+def request_for(
     needs: str,
-    image: Tensor,
     content_layers: Sequence[str],
     style_layers: Sequence[str],
     parts: Mapping[str, Sequence[Part]] | None = None,
-) -> tuple[Maps, Maps]:
-    """Return {layer: feature maps} for the content loss, and {layer: features} for the style loss, see `StyleLoss`."""
+) -> Request:
+    """Return the request for a content loss and for a style loss that needs "grams", "means" or "maps"."""
     if needs == "maps":
-        maps, _ = engine(image, list(dict.fromkeys([*content_layers, *style_layers])), [])
-        return maps, maps
-    return engine(image, content_layers, style_layers, needs == "means", parts)
+        return Request(list(dict.fromkeys([*content_layers, *style_layers])), [])
+    return Request(content_layers, style_layers, needs == "means", parts)
 
 
 @isolated
@@ -216,8 +209,5 @@ def _is_right(engine: Engine) -> bool:
 
 
 def _trial_gradient(engine: Engine, image: Tensor) -> Tensor:
-    image = image.detach().requires_grad_()
-    maps, grams = engine(image, ["relu4_2"], ["relu1_1", "relu3_1", "relu5_1"])
-    loss = maps["relu4_2"].square().mean() + sum(gram.square().mean() for gram in grams.values())
-    (gradient,) = torch.autograd.grad(loss, image)
-    return gradient
+    maps, grams, tape = engine.forward(image, Request(["relu4_2"], ["relu1_1", "relu3_1", "relu5_1"]))
+    return engine.backward(tape, *({layer: x / x.numel() for layer, x in part.items()} for part in (maps, grams)))

@@ -1,7 +1,7 @@
 """Manual forward and backward passes of a frozen VGG, several times faster than autograd."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
 from ..files.surroundings import exact
-from ..masks import Part
 from ..vgg import VGG, Stage
-from .moments import Request, add_gradient, moments, positions, rows_of
-from .plain import Maps
+from .moments import add_gradient, moments, rows_of, symmetrized
+from .plain import Maps, Request
 
 # Modes of an activation mask, see `kernels`. That module defines them again: numba's cache ignores imported files.
 OPEN, RELU, MAX, AVERAGE = range(4)
@@ -42,9 +41,10 @@ class Tape:
     """Data of a forward pass that the backward pass needs."""
 
     request: Request
+    number: int  # of the forward pass
     traces: list[Trace] = field(default_factory=list)
     rows: Maps = field(default_factory=dict)  # {layer: feature maps (H'·W', C)} for the gradient of Gram matrices
-    grams: Maps = field(default_factory=dict)  # {layer: Gram matrices}, detached
+    grams: Maps = field(default_factory=dict)  # {layer: Gram matrices}
 
 
 class ByHand:
@@ -73,37 +73,23 @@ class ByHand:
         self._passes = 0
 
     @exact
-    def __call__(
-        self,
-        image: Tensor,
-        layers: Sequence[str],
-        gram_layers: Sequence[str],
-        means: bool = False,
-        parts: Mapping[str, Sequence[Part]] | None = None,
-    ) -> tuple[Maps, Maps]:
-        """See `engine.Engine`. The gradient must be computed before the next call."""
+    @torch.no_grad()
+    def forward(self, image: Tensor, request: Request) -> tuple[Maps, Maps, Tape]:
+        """See `engine.Engine`. The gradient must be taken before the next forward pass, which reuses the buffers."""
         if image.ndim != 4 or image.shape[0] != 1:
             raise ValueError(f"expected one image (1, 3, H, W), got {tuple(image.shape)}")
-        check = self.network.check_layers
-        request = Request(check(layers), check(gram_layers), means, parts)
-        if not layers and not gram_layers:
-            return {}, {}
-        return _paired(request, _Pass.apply(self.network.normalize(image.to(self.network.device)), self, request))
-
-    def forward(self, x: Tensor, request: Request) -> tuple[Maps, Maps, Tape]:
-        """Return feature maps, Gram matrices and the tape for `backward`; x is the normalized image."""
         wanted = {*request.layers, *request.gram_layers}
-        deepest = max(self._depth[layer] for layer in wanted)
-        maps, grams, tape = {}, {}, Tape(request)
-        x = x.contiguous(memory_format=torch.channels_last)
+        deepest = max((self._depth[layer] for layer in wanted), default=-1)
+        self._passes += 1
+        maps, grams, tape = {}, {}, Tape(request, self._passes)
+        x = self.network.normalize(image.to(self.network.device)).contiguous(memory_format=torch.channels_last)
 
         def take(layer: str, y: Tensor, kept: Tensor | None = None) -> None:
             if layer in request.layers:
                 maps[layer] = y.to(torch.float32, copy=True)
             if layer in request.gram_layers:
                 rows = tape.rows[layer] = rows_of(y.to(self.dtype, copy=True) if kept is None else kept)
-                grams[layer] = moments(rows, request, layer)
-                tape.grams[layer] = grams[layer].detach()
+                grams[layer] = tape.grams[layer] = moments(rows, request, layer)
 
         for stage in self._stages:
             if self._depth[stage.conv] > deepest:
@@ -138,9 +124,12 @@ class ByHand:
         return maps, grams, tape
 
     @exact
+    @torch.no_grad()
     def backward(self, tape: Tape, maps: Maps, grams: Maps) -> Tensor:
-        """Return the gradient with respect to the normalized image, from those for feature maps and Gram matrices."""
-        grams = {layer: (D + D.mT) / positions(tape.rows[layer], tape.request, layer) for layer, D in grams.items()}
+        """See `engine.Engine`."""
+        if tape.number != self._passes:
+            raise RuntimeError("expected the gradient before another pass of this engine: take it after each pass")
+        grams = {layer: symmetrized(D, tape.rows[layer], tape.request, layer) for layer, D in grams.items()}
         scale: Tensor | float = 1.0
         shares = self._shares(tape, maps, grams) if self.dtype == torch.float16 else {}
 
@@ -177,8 +166,8 @@ class ByHand:
             if g is not None:
                 passing = (None, OPEN) if last else (mask, mode)
                 g = trace.convolution.backward(g, *passing, (height, width), self.buffers)
-        assert g is not None  # autograd calls this only if there is a gradient
-        return g / scale
+        assert g is not None  # there is at least one layer
+        return g / (scale * self.network.std)
 
     def _shares(self, tape: Tape, maps: Maps, grams: Maps) -> dict[int, list[Tensor]]:
         """Return {block: root mean squares of the gradients that the losses in its layers contribute}."""
@@ -222,32 +211,3 @@ def _rescaled(g: Tensor | None, scale: Tensor | float, shares: list[Tensor]) -> 
 
 def _root_mean_square(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dtype=torch.float32) / x.numel() ** 0.5
-
-
-class _Pass(torch.autograd.Function):
-    """`ByHand` as a single autograd function."""
-
-    @staticmethod
-    def forward(ctx, x, engine, request):
-        ctx.set_materialize_grads(False)
-        engine._passes += 1
-        maps, grams, tape = engine.forward(x, request)
-        ctx.engine, ctx.passes, ctx.tape = engine, engine._passes, tape
-        return *(maps[layer] for layer in request.layers), *(grams[layer] for layer in request.gram_layers)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, *gradients):
-        if ctx.passes != ctx.engine._passes:
-            raise RuntimeError("expected the gradient before another pass of this engine: take it after each call")
-        maps, grams = (
-            {layer: given for layer, given in part.items() if given is not None}
-            for part in _paired(ctx.tape.request, gradients)
-        )
-        return ctx.engine.backward(ctx.tape, maps, grams), None, None
-
-
-def _paired(request: Request, tensors: Sequence[Tensor]) -> tuple[Maps, Maps]:
-    """Return {layer: feature maps} and {layer: Gram matrices} from a flat sequence of tensors."""
-    n = len(request.layers)
-    return dict(zip(request.layers, tensors[:n], strict=True)), dict(zip(request.gram_layers, tensors[n:], strict=True))

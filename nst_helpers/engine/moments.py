@@ -1,24 +1,11 @@
 """Gram matrices with optional means and parts, and their gradient, for `by_hand`."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from ..masks import Part
-from .plain import augmented
+from .plain import Request, augmented
 
 ROWS = 512  # positions per matrix product; the products, rounded to the rows' format, are added up in float32
-
-
-class Request(NamedTuple):
-    """The arguments of an evaluation, see `engine.Engine`."""
-
-    layers: Sequence[str]
-    gram_layers: Sequence[str]
-    means: bool = False
-    parts: Mapping[str, Sequence[Part]] | None = None
 
 
 def rows_of(feature_maps: Tensor) -> Tensor:
@@ -29,14 +16,23 @@ def rows_of(feature_maps: Tensor) -> Tensor:
 def mean_product(a: Tensor, b: Tensor) -> Tensor:
     """Return aᵀ b / N (1, A, B) of a (N, A) and b (N, B), in float32."""
     whole = len(a) - len(a) % ROWS
-    parts, others = (x[:whole].view(-1, ROWS, x.shape[1]) for x in (a, b))
-    total = torch.bmm(parts.transpose(1, 2), others).sum(0, dtype=torch.float32) + (a[whole:].T @ b[whole:])
+    total = _products(*(x[:whole].view(-1, ROWS, x.shape[1]) for x in (a, b))).sum(0, dtype=torch.float32)
+    if whole < len(a):
+        total += _products(a[None, whole:], b[None, whole:])[0]
     return total[None] / len(a)
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """Return aᵀ b (B, A', B') of batches of matrices (B, n, A') and (B, n, B')."""
+    if a.device.type == "cuda" and a.dtype != torch.float32:  # read in the rows' format, and written in float32
+        return torch.bmm(a.mT, b, out_dtype=torch.float32)
+    if a.dtype == torch.float16:  # sums would exceed 65504, its maximum
+        a, b = a.float(), b.float()
+    return torch.bmm(a.mT, b)
 
 
 def moments(rows: Tensor, request: Request, layer: str) -> Tensor:
     """Return the Gram matrices (R, C, C) of a layer's parts, augmented by the means if requested."""
-    rows = rows.float() if rows.dtype == torch.float16 else rows  # sums would exceed 65504, float16's maximum
     if request.parts is None:
         gram = mean_product(rows, rows)
         return augmented(gram, mean_product(rows.new_ones(len(rows), 1), rows)[0]) if request.means else gram
@@ -49,18 +45,18 @@ def moments(rows: Tensor, request: Request, layer: str) -> Tensor:
     return torch.cat(grams)
 
 
-def positions(rows: Tensor, request: Request, layer: str) -> Tensor | int:
-    """Return the number of positions by which each Gram matrix is divided: a number, or a tensor (R, 1, 1)."""
+def symmetrized(D: Tensor, rows: Tensor, request: Request, layer: str) -> Tensor:
+    """Return gradients of a layer's `moments` plus their transposes, divided by the number of each part's positions."""
+    D = D + D.mT
     if request.parts is None:
-        return len(rows)
-    counts = [len(part.positions) for part in request.parts[layer]]
-    return torch.tensor(counts, dtype=torch.int64, device=rows.device)[:, None, None]
+        return D / len(rows)
+    return torch.stack([one / len(part.positions) for one, part in zip(D, request.parts[layer], strict=True)])
 
 
 def add_gradient(g: Tensor, rows: Tensor, D: Tensor, request: Request, layer: str) -> None:
     """Add the gradient of a layer's `moments` to the gradient g (H·W, C) of its feature maps.
 
-    D: gradients of the moments plus their transposes, divided by `positions`.
+    D: from `symmetrized`.
     """
     channels = rows.shape[1]
     if request.parts is None:

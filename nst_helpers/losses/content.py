@@ -1,10 +1,18 @@
 """Content losses: feature reconstruction, and self-similarity."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .gatys import content_loss
+from .gatys import with_gradient
 from .style import pooled
+
+
+def feature_reconstruction(target_maps: Tensor, content_maps: Tensor, pool: int = 1) -> tuple[Tensor, Tensor]:
+    """Return `content_loss` and its gradient 2 (F − P) / (B·C·H·W) (Gatys et al. 2016, equation 2, without a mean)."""
+    difference = target_maps - content_maps
+    return difference.square().mean(), difference.mul_(2 / difference.numel())
 
 
 def self_similarity_loss(target_maps: Tensor, content_maps: Tensor, pool: int = 1) -> Tensor:
@@ -26,4 +34,8 @@ def self_similarity_loss(target_maps: Tensor, content_maps: Tensor, pool: int = 
     return (distances(target_maps) - distances(content_maps)).abs().mean()
 
 
-CONTENT_LOSSES = {"features": lambda F, P, pool: content_loss(F, P), "self_similarity": self_similarity_loss}
+# Functions of the feature maps of the image, those of the content image, and `pool`: the loss, and its gradient
+CONTENT_LOSSES: dict[str, Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]] = {
+    "features": feature_reconstruction,
+    "self_similarity": lambda F, P, pool: with_gradient(lambda maps: self_similarity_loss(maps, P, pool), F),
+}

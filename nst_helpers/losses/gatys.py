@@ -1,6 +1,6 @@
 """Content loss, Gram matrix, style loss and total loss of Gatys et al. 2016. The loss of a batch is a mean over it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from operator import add
 
@@ -99,3 +99,12 @@ def total_loss(c_loss: Tensor, s_loss: Tensor, alpha: float, beta: float) -> Ten
 def weighted_sum(terms: Iterable[tuple[float, Tensor]]) -> Tensor:
     """Return Σ weight · value; a weight of 1 is not multiplied."""
     return reduce(add, (value if weight == 1 else weight * value for weight, value in terms))
+
+
+def with_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the value of a scalar function at x, and its gradient by autograd, of the shape of x."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        value = function(x)
+        (gradient,) = torch.autograd.grad(value, x)
+    return value.detach(), gradient

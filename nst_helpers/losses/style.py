@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate, normalize
+from torch.nn.functional import avg_pool2d, interpolate, normalize, pad
 
-from .gatys import gram_distance, weighted_sum
+from .gatys import gram_distance, weighted_sum, with_gradient
 
 MAX_POSITIONS = 4096  # of a feature map whose positions are compared pairwise; larger maps are average-pooled
 RIDGE = 1e-4  # added to variances, so that their roots have a gradient
 DIRECTIONS = 64  # maximum number of projections of the sliced Wasserstein distance
+SMALLEST = 1e-4  # singular value, relative to the largest, from which `_cross_by_products` converges in `ITERATIONS`
+ITERATIONS = 14
 
 
 class StyleLoss:
@@ -49,6 +51,10 @@ class StyleLoss:
         """Return the distance of a picture's features to a target, a scalar; `mask` and `pool` as in `statistics`."""
         raise NotImplementedError
 
+    def with_gradient(self, features: Tensor, target: Any, mask: Tensor | None, pool: int) -> tuple[Tensor, Tensor]:
+        """Return `distance` and its gradient with respect to the features: by autograd, unless there is a formula."""
+        return with_gradient(lambda features: self.distance(features, target, mask, pool), features)
+
 
 class Gram(StyleLoss):
     """Mean squared difference of Gram matrices, mean((G − A)²) / 4 (Gatys et al. 2016, equation 4)."""
@@ -57,6 +63,10 @@ class Gram(StyleLoss):
 
     def distance(self, features: Tensor, target: Tensor, mask: Tensor | None, pool: int) -> Tensor:
         return gram_distance(features, target)
+
+    def with_gradient(self, features: Tensor, target: Tensor, mask: Tensor | None, pool: int) -> tuple[Tensor, Tensor]:
+        difference = features - target
+        return difference.square().mean() / 4, difference.mul_(1 / (2 * difference.numel()))
 
 
 class MeanStd(StyleLoss):
@@ -89,15 +99,52 @@ class Wasserstein(StyleLoss):
         return mean, covariance.diagonal(dim1=1, dim2=2).sum(1), root.to(statistics)
 
     def distance(self, features: Tensor, target: Any, mask: Tensor | None, pool: int) -> Tensor:
+        return self.with_gradient(features, target, mask, pool)[0]
+
+    def with_gradient(self, features: Tensor, target: Any, mask: Tensor | None, pool: int) -> tuple[Tensor, Tensor]:
+        """The gradient of tr (√T Σ √T)^½ with respect to Σ is ½ √T (√T Σ √T)^−½ √T."""
         mean, covariance = _normal(features)
         target_mean, target_trace, root = target
-        trace = covariance.diagonal(dim1=1, dim2=2).sum(1)
-        product = root @ covariance @ root
-        where = "cpu" if product.device.type == "mps" else product.device  # eigvalsh is not implemented on MPS
-        values = torch.linalg.eigvalsh((product + product.mT).to(where) / 2)
-        cross = values.clamp_min(RIDGE**2).sqrt().sum(1).to(product.device)
-        distance = (mean - target_mean).square().sum(1) + trace + target_trace - 2 * cross
-        return (distance / mean.shape[1]).mean()
+        cross, pull = (_cross_by_eigenvalues if features.device.type == "cpu" else _cross_by_products)(covariance, root)
+        difference = mean - target_mean
+        distance = difference.square().sum(1) + covariance.diagonal(dim1=1, dim2=2).sum(1) + target_trace - 2 * cross
+        by_covariance = (torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device) - pull) / mean.numel()
+        gradient = pad(by_covariance, (0, 1, 0, 1))
+        gradient[:, :-1, -1] = difference * (2 / mean.numel()) - 2 * (by_covariance @ mean[..., None])[..., 0]
+        return (distance / mean.shape[1]).mean(), gradient
+
+
+def _cross_by_eigenvalues(covariance: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
+    """Return tr (R Σ R)^½, (B,), and R (R Σ R)^−½ R, (B, C, C), from Σ and R = √T (B, C, C)."""
+    product = root @ covariance @ root
+    values, vectors = torch.linalg.eigh((product + product.mT) / 2)
+    roots = values.clamp_min(RIDGE**2).sqrt()
+    turned = root @ vectors
+    return roots.sum(1), turned * torch.where(values > RIDGE**2, 1 / roots, 0)[:, None] @ turned.mT
+
+
+def _cross_by_products(covariance: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same as `_cross_by_eigenvalues`, by operations for which a GPU does not wait for the host.
+
+    With Σ = L Lᵀ and M = R L, (R Σ R)^½ = (M Mᵀ)^½ = M Uᵀ, where U is the orthogonal factor of the polar decomposition
+    of M. U is the limit of the Newton–Schulz iteration X ← X (3 I − Xᵀ X) / 2, scaled for the interval of the singular
+    values (Chen and Chow 2014, "A stable scaling of Newton–Schulz"). Products of a single factor of Σ lose half as many
+    digits as R Σ R: in float32, this is closer to float64 than the eigenvalues are.
+    """
+    eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
+    trace = covariance.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+    L = torch.linalg.cholesky_ex(covariance + 1e-7 * trace * eye).L  # without the addition, rounding may make it fail
+    M = root @ L
+    X = M / torch.linalg.matrix_norm(M, keepdim=True)
+    square = X.mT @ X
+    X = X / (square @ square).square().sum((1, 2), keepdim=True) ** 0.125  # its largest singular value is at most 1
+    smallest = SMALLEST
+    for _ in range(ITERATIONS):
+        scale = math.sqrt(3 / (1 + smallest + smallest**2))
+        X = X @ torch.baddbmm(eye, X.mT, X, beta=1.5 * scale, alpha=-0.5 * scale**3)
+        smallest *= scale * (3 - (scale * smallest) ** 2) / 2
+    pull = torch.linalg.solve_triangular(L, root @ X, upper=False, left=False)
+    return (X * M).sum((1, 2)), (pull + pull.mT) / 2
 
 
 def _normal(moments: Tensor) -> tuple[Tensor, Tensor]:

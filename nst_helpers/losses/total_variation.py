@@ -20,3 +20,14 @@ def total_variation_loss(image: Tensor, power: int = 1) -> Tensor:
         raise ValueError(f"power: expected 1 or 2, got {power!r}")
     measure = torch.abs if power == 1 else torch.square
     return measure(image.diff(dim=3)).mean() + measure(image.diff(dim=2)).mean()
+
+
+def total_variation_gradient(image: Tensor, power: int = 1) -> Tensor:
+    """Return the gradient of `total_variation_loss` with respect to the image, of the same shape."""
+    gradient = torch.zeros_like(image)
+    for dim in (3, 2):
+        difference = image.diff(dim=dim)
+        slope = (difference.sign() if power == 1 else 2 * difference) / difference.numel()
+        gradient.narrow(dim, 1, slope.shape[dim]).add_(slope)
+        gradient.narrow(dim, 0, slope.shape[dim]).sub_(slope)
+    return gradient

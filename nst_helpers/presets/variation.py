@@ -5,7 +5,8 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..losses.total_variation import total_variation_loss
+from ..losses.gatys import with_gradient
+from ..losses.total_variation import total_variation_gradient, total_variation_loss
 from ..vgg import VGG
 
 
@@ -43,8 +44,18 @@ OF_INPUT = "_of_input"  # suffix of a name: total variation of the network's nor
 NAMES = [*FORMS, *(f"{name}{OF_INPUT}" for name in FORMS)]
 
 
+POWERS = {"l1": 1, "l2": 2}  # forms whose gradient is `total_variation_gradient`; autograd takes that of the others
+
+
 def variation(name: str, image: Tensor, network: VGG) -> Tensor:
     """Return the total variation of an image in the form that one of `NAMES` denotes, a scalar."""
     if name.endswith(OF_INPUT):
         return FORMS[name.removesuffix(OF_INPUT)](network.normalize(image))
     return FORMS[name](image)
+
+
+def variation_gradient(name: str, image: Tensor, network: VGG) -> Tensor:
+    """Return the gradient of `variation` with respect to the image, of the same shape."""
+    if name in POWERS:
+        return total_variation_gradient(image, POWERS[name])
+    return with_gradient(lambda image: variation(name, image, network), image)[1]
