@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,9 +33,9 @@ class Evaluation(NamedTuple):
         return tuple(self.values.tolist())
 
     @property
-    def finite(self) -> Tensor:
-        """Whether losses and gradient are finite, a scalar."""
-        return self.values.isfinite().all() & self.gradient.isfinite().all()
+    def comparable(self) -> Tensor:
+        """The total loss, a scalar; NaN if the gradient is not finite."""
+        return torch.add(self.values[0], self.gradient.norm(), alpha=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,29 +211,31 @@ class Objective:
         maps, grams, tape = self.engine.forward(seen, terms.request)
         features = maps if self._style.needs == "maps" else grams
         values: list[Tensor] = []
-        by_layer: tuple[dict, dict] = {}, {}  # gradients with respect to feature maps and to Gram matrices
-
-        def add(found: tuple[Tensor, Tensor], gradients: dict, key: object) -> None:
-            gradient = found[1] * terms.scales[len(values)]
-            gradients[key] = gradients[key] + gradient if key in gradients else gradient
-            values.append(found[0])
-
-        for layer in terms.content_layers:
-            P = self._content_maps[layer]
-            add(self._content_distance(maps[layer], P, self._pool(layer)), by_layer[0], layer)
-        for layer, index, _, target, mask in terms.style:
-            found = features[layer] if self._parts is None else features[layer][index : index + 1]
-            result = self._style.with_gradient(found, target, mask, self._pool(layer))
-            add(result, *((by_layer[0], layer) if features is maps else (by_layer[1], (layer, index))))
-        gradient = self.engine.backward(tape, by_layer[0], _rows(by_layer[1]))
-        total_variation = variation(settings.tv, seen, self.engine.network)
+        by_maps: dict[str, Tensor] = {}  # gradients with respect to feature maps
+        by_grams: dict[tuple[str, int], Tensor] = {}  # and to Gram matrices, by layer and region
+        for layer, scale in zip(terms.content_layers, terms.content_scales, strict=True):
+            value, gradient = self._content_distance(maps[layer], self._content_maps[layer], self._pool(layer))
+            values.append(value)
+            by_maps[layer] = gradient * scale
+        found = [
+            features[term.layer] if self._parts is None else features[term.layer][term.region : term.region + 1]
+            for term in terms.style
+        ]
+        value, gradients = self._style.weighted(found, *terms.given, terms.style_shares, terms.beta)
+        values.append(value)
+        for term, gradient in zip(terms.style, gradients, strict=True):
+            if features is maps:
+                by_maps[term.layer] = by_maps[term.layer] + gradient if term.layer in by_maps else gradient
+            else:
+                known = by_grams.get(key := (term.layer, term.region))
+                by_grams[key] = gradient if known is None else known + gradient
+        gradient = self.engine.backward(tape, by_maps, _rows(by_grams))
+        values.append(variation(settings.tv, seen, self.engine.network))
         if settings.tv_weight:
-            gradient += terms.weights[2] * variation_gradient(settings.tv, seen, self.engine.network)
+            gradient += terms.tv_weight * variation_gradient(settings.tv, seen, self.engine.network)
         if self.compositing.outside is not None:
             gradient = gradient * (1 - self.compositing.outside)
-        parts, n = torch.stack(values) * terms.shares, len(terms.content_layers)
-        losses = torch.stack([parts[:n].sum(), parts[n:].sum(), total_variation])
-        return Evaluation(image, torch.cat([(losses * terms.weights).sum()[None], losses]), gradient.contiguous())
+        return Evaluation(image, terms.weights @ torch.stack(values), gradient)
 
     def prepare(self, settings: Settings) -> "_Terms":
         """Return the terms of the total loss; the settings' weights are copied to the device if they have changed."""
@@ -243,7 +245,7 @@ class Objective:
         terms = self._terms[key]
         content_shares = [weight / self._content_units[layer] for layer, weight in content.items()]
         style_shares = [term.share * style[term.layer] for term in terms.style]
-        terms.put(settings.alpha, settings.beta, settings.tv_weight, content_shares, style_shares)
+        terms.put(settings, content_shares, style_shares)
         return terms
 
     def balance_unit(self, image: Tensor, settings: Settings) -> float:
@@ -284,39 +286,42 @@ class _StyleTerm(NamedTuple):
     layer: str
     region: int
     share: float  # of the term in the style loss, for a layer's weight of 1
-    target: Any
+    target: object
     mask: Tensor | None
 
 
 class _Terms:
     """The terms of the total loss for some layers, and their weights as tensors on the device.
 
-    weights: α, β and tv_weight, (3,).
-    shares: of each term in the content or the style loss, (terms,).
-    scales: of each term's gradient in that of the total loss: α or β, times the share.
+    weights: (4, terms): total, content, style and total variation from the values of the content layers, the whole
+        style loss and the total variation.
+    content_scales, beta, tv_weight: the first row of `weights`: factors of gradients.
+    style_shares: of each term in the style loss, (style terms,).
     """
 
     def __init__(self, objective: Objective, content_layers: Sequence[str], style_layers: Sequence[str]):
+        style = objective._style
         self.content_layers = content_layers
-        self.request = request_for(objective._style.needs, content_layers, style_layers, objective._parts)
+        self.request = request_for(style.needs, content_layers, style_layers, objective._parts)
         self.style = [
-            _StyleTerm(
-                layer, index, region.weight * share / targets[layer][1], targets[layer][0], region.masks.get(layer)
-            )
+            _StyleTerm(layer, index, region.weight * share / unit, target, region.masks.get(layer))
             for index, region in enumerate(objective._regions)
             for share, targets in region.targets
-            for layer in style_layers
+            for layer, (target, unit) in ((layer, targets[layer]) for layer in style_layers)
         ]
-        terms = len(content_layers) + len(self.style)
+        pools = [objective._pool(term.layer) for term in self.style]
+        self.given = style.gathered([term.target for term in self.style]), [term.mask for term in self.style], pools
         self._values: list[float] = []
-        self._numbers = objective.content_image.new_empty(3 + 2 * terms)
-        self.weights, self.shares, scales = self._numbers.split([3, terms, terms])
-        self.scales = scales.unbind()
+        columns = len(content_layers) + 2
+        self._numbers = objective.content_image.new_empty(4 * columns + len(self.style))
+        self.weights, self.style_shares = self._numbers[: 4 * columns].view(4, -1), self._numbers[4 * columns :]
+        *self.content_scales, self.beta, self.tv_weight = self.weights[0].unbind()
 
-    def put(self, alpha: float, beta: float, tv_weight: float, content: list[float], style: list[float]) -> None:
+    def put(self, settings: Settings, content: list[float], style: list[float]) -> None:
         """Set the weights; `content` and `style` are the shares of the terms."""
-        scales = [alpha * share for share in content] + [beta * share for share in style]
-        values = [alpha, beta, tv_weight, *content, *style, *scales]
+        none = [0.0] * len(content)
+        total = [*(settings.alpha * share for share in content), settings.beta, settings.tv_weight]
+        values = [*total, *content, 0.0, 0.0, *none, 1.0, 0.0, *none, 0.0, 1.0, *style]
         if values != self._values:
             self._numbers.copy_(torch.tensor(values, dtype=self._numbers.dtype), non_blocking=True)
             self._values = values

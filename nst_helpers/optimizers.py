@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 LATER: Any = None  # state that is created at the first step, when the size of the image is known
 
 
-@dataclass
+@dataclass(eq=False)
 class LBFGS:
     """Limited-memory BFGS (Nocedal and Wright 2006, section 7.2): one evaluation per step, no line search.
 
@@ -26,95 +26,97 @@ class LBFGS:
 
         H g = γ g + S R⁻ᵀ ((D + γ Yᵀ Y) R⁻¹ Sᵀ g − γ Yᵀ g) − γ Y R⁻¹ Sᵀ g,    γ = s·y / y·y of the latest pair
 
-    The pairs are stored in a ring of `history` + 1 rows; the next pair is written into the row at `head`.
+    R⁻¹ gets a column with each pair. A pair without positive curvature gets zeros there, and has no effect.
     """
 
     learning_rate = 1.0  # by default
     history: int = 20
     first_step: float = 0.02
-    pairs: Tensor = field(default=LATER, repr=False)  # (2, rows, 3·H·W): differences s of images, y of gradients
-    products: Tensor = field(default=LATER, repr=False)  # (2, rows, rows): s_i·y_j and y_i·y_j
-    valid: Tensor = field(default=LATER, repr=False)  # (rows,): whether a row contains a pair
-    head: Tensor = field(default=LATER, repr=False)  # (1,)
+    pairs: Tensor = field(default=LATER, repr=False)  # (2, history, 3·H·W): differences s of images, y of gradients
+    order: Tensor = field(default=LATER, repr=False)  # (history,): rows of `pairs`, the oldest first
+    small: Tensor = field(default=LATER, repr=False)  # (3, history, history): R⁻¹, Sᵀ Y and Yᵀ Y, the oldest first
+    gamma: Tensor = field(default=LATER, repr=False)  # a scalar; 0 without any pair
+    older: Tensor = field(default=LATER, repr=False)  # like `small`: 0 where the latest pair stands in R⁻¹, else 1
+    latest: Tensor = field(default=LATER, repr=False)  # (history,): 1 for the latest pair, else 0
     last: Tensor = field(default=LATER, repr=False)  # (2, 3·H·W): image and gradient of the step before
-    has_last: Tensor = field(default=LATER, repr=False)  # (1,)
+    linked: Tensor = field(default=LATER, repr=False)  # a scalar: whether the next step makes a pair with `last`
 
     @property
     def number_of_pairs(self) -> int:
-        """Number of pairs stored."""
-        return 0 if self.valid is None else int(self.valid.sum())
+        """Number of pairs that have an effect."""
+        return 0 if self.small is None else int(self.small[0].diagonal().count_nonzero())
 
     def forget_gradient(self) -> None:
         """Forget the last gradient: the precision changes, so that a difference to the next would have no meaning."""
-        if self.has_last is not None:
-            self.has_last.fill_(False)
+        if self.linked is not None:
+            self.linked.fill_(False)
+
+    def reset(self) -> None:
+        """Forget everything, in place."""
+        if self.small is not None:
+            self.small.zero_()
+            self.gamma.zero_()
+            self.linked.fill_(False)
 
     def resized(self, height: int, width: int) -> "LBFGS":
         """Return a new, empty optimizer for images of another size."""
         return LBFGS(self.history, self.first_step)
 
-    def direction(self, image: Tensor, gradient: Tensor, restart: Tensor | None = None) -> Tensor:
+    def direction(self, image: Tensor, gradient: Tensor, keep: Tensor | None = None) -> Tensor:
         """Return the step from `image`, where the gradient is `gradient`, before it is scaled by the learning rate.
 
-        restart: (1,), whether to forget all pairs first.
+        keep: a scalar; False forgets all pairs first.
         """
-        x, g = image.flatten(), gradient.flatten()
+        now = torch.stack([image, gradient]).flatten(1)
+        g = now[1]
         if self.pairs is None:
-            self._create(x)
-        if restart is not None:
-            self.valid &= ~restart
-            self.has_last &= ~restart
-        now = torch.stack([x, g])
+            self._create(g)
         pair = now - self.last
         self.last.copy_(now)
-        self.pairs.index_copy_(1, self.head, pair[:, None])
-        with_y, with_g = (torch.stack([pair[1], g]) @ self.pairs.flatten(0, 1).T).to(self.products.dtype).view(2, 2, -1)
-        self._add_pair(pair[0].norm(), with_y)
-        return self._direction(g, *with_g).view_as(image)
+        self.pairs.index_copy_(1, self.order[:1], pair[:, None])
+        self.order.copy_(self.order.roll(-1))
+        found = torch.stack([pair[1], g]) @ self.pairs.flatten(0, 1).T
+        with_y, with_g = found.view(2, 2, -1)[..., self.order].to(self.small.dtype)
+        self._add_pair(with_y, torch.ones_like(self.gamma, dtype=torch.bool) if keep is None else keep)
+        first = (g @ g).rsqrt() * (self.first_step * len(g) ** 0.5)
+        gamma = torch.where(self.gamma > 0, self.gamma, first)
+        return self._direction(g, gamma, *with_g).nan_to_num_(0, 0, 0).view_as(image)
 
-    def _create(self, x: Tensor) -> None:
-        rows, n = self.history + 1, len(x)
-        small = torch.float32 if x.device.type == "mps" else torch.float64
-        self.pairs, self.last = x.new_zeros(2, rows, n), x.new_zeros(2, n)
-        self.products = torch.zeros(2, rows, rows, dtype=small, device=x.device)
-        self.valid, self.has_last = (torch.zeros(n, dtype=torch.bool, device=x.device) for n in (rows, 1))
-        self.head = torch.zeros(1, dtype=torch.int64, device=x.device)
+    def _create(self, g: Tensor) -> None:
+        rows, small = self.history, torch.float32 if g.device.type == "mps" else torch.float64
+        self.pairs, self.last = g.new_zeros(2, rows, len(g)), g.new_zeros(2, len(g))
+        self.order = torch.arange(rows, device=g.device)
+        self.small = torch.zeros(3, rows, rows, dtype=small, device=g.device)
+        self.gamma = torch.zeros((), dtype=small, device=g.device)
+        self.older = torch.ones_like(self.small)
+        self.older[0, -1] = self.older[0, :, -1] = 0
+        self.latest = (self.order == rows - 1).to(small)
+        self.linked = torch.zeros((), dtype=torch.bool, device=g.device)
 
-    def _add_pair(self, length: Tensor, with_y: Tensor) -> None:
-        """Accept the pair in the row at `head` if its curvature is positive: `head` moves on to the next row.
+    def _add_pair(self, with_y: Tensor, keep: Tensor) -> None:
+        """Add the products of the latest y with all s and all y, (2, history), to the small matrices."""
+        curvature, square = with_y[:, -1]
+        accepted = (curvature > 0) & keep & self.linked
+        self.linked.fill_(True)
+        inverse = accepted / curvature.clamp_min(torch.finfo(curvature.dtype).tiny)
+        torch.mul(self.small.roll((-1, -1), (1, 2)), self.older * keep, out=self.small)
+        R_inverse = self.small[0]
+        torch.mul(torch.addmv(self.latest, R_inverse, with_y[0], alpha=-1), inverse, out=R_inverse[:, -1])
+        self.small[1:, :, -1] = with_y
+        self.small[2, -1] = with_y[1]
+        torch.where(accepted, curvature / square, self.gamma * keep, out=self.gamma)
 
-        length: ‖s‖.
-        with_y: (2, rows), the products of y with all s and all y.
-        """
-        self.products.index_copy_(2, self.head, with_y[..., None])
-        self.products[1].index_copy_(0, self.head, with_y[1:])
-        curvature, square = with_y[:, self.head]
-        accepted = self.has_last & (curvature > 1e-10 * length * square.sqrt())
-        self.valid.index_copy_(0, self.head, accepted)
-        self.head.copy_((self.head + accepted) % len(self.valid))
-        self.valid.index_copy_(0, self.head, self.valid[self.head] & ~accepted)  # drops the oldest pair
-        self.has_last.fill_(True)
-
-    def _direction(self, g: Tensor, Sg: Tensor, Yg: Tensor) -> Tensor:
+    def _direction(self, g: Tensor, gamma: Tensor, Sg: Tensor, Yg: Tensor) -> Tensor:
         """Return −H g, given Sᵀ g and Yᵀ g."""
-        rows = len(self.valid)
-        order = (self.head + torch.arange(1, rows, device=g.device)) % rows  # of the pairs, the oldest first
-        valid = self.valid[order]
-        both = valid[:, None] & valid
-        SY, YY = torch.where(both, self.products[:, order][:, :, order], 0)
-        D = SY.diagonal()
-        R = SY.triu() + torch.diag_embed(torch.where(valid, 0.0, 1.0).to(D))
-        Sg, Yg = torch.where(valid, torch.stack([Sg, Yg])[:, order], 0)
-        first = self.first_step / g.square().mean().sqrt().clamp_min(1e-30)
-        gamma = torch.where(valid[-1], D[-1] / YY[-1, -1], first.to(D))
-        u = torch.linalg.solve_triangular(R, Sg[:, None], upper=True)
-        right = D[:, None] * u + gamma * (YY @ u - Yg[:, None])
-        by_s = torch.linalg.solve_triangular(R.mT, right, upper=False)
-        shares = self.products.new_zeros(2, rows).index_copy_(1, order, torch.stack([by_s, -gamma * u])[..., 0])
-        return torch.addmv(gamma.to(g) * g, self.pairs.flatten(0, 1).T, shares.flatten().to(g)).neg_()
+        R_inverse, SY, YY = self.small
+        u = R_inverse @ Sg
+        right = torch.addcmul(gamma * torch.addmv(Yg, YY, u, alpha=-1), SY.diagonal(), u, value=-1)
+        shares = torch.stack([R_inverse.T @ right, gamma * u]).to(g)
+        shares = torch.empty_like(shares).index_copy_(1, self.order, shares).flatten()
+        return torch.addmv(g * gamma, self.pairs.flatten(0, 1).T, shares, beta=-1)
 
 
-@dataclass
+@dataclass(eq=False)
 class Adam:
     """Adam (Kingma and Ba 2015, algorithm 1)."""
 
@@ -129,6 +131,12 @@ class Adam:
     def forget_gradient(self) -> None:
         """Do nothing: Adam makes no pairs, see `LBFGS.forget_gradient`."""
 
+    def reset(self) -> None:
+        """Forget everything, in place."""
+        if self.mean is not None:
+            for value in (self.mean, self.square, self.steps):
+                value.zero_()
+
     def resized(self, height: int, width: int) -> "Adam":
         """Return the optimizer for images of another size, with its moments interpolated to that size.
 
@@ -142,14 +150,14 @@ class Adam:
         )
         return replace(self, mean=mean * share, square=square * share**2)
 
-    def direction(self, image: Tensor, gradient: Tensor, restart: Tensor | None = None) -> Tensor:
+    def direction(self, image: Tensor, gradient: Tensor, keep: Tensor | None = None) -> Tensor:
         """See `LBFGS.direction`."""
         if self.mean is None:
             self.mean, self.square = torch.zeros_like(gradient), torch.zeros_like(gradient)
             self.steps = gradient.new_zeros(())
-        if restart is not None:
+        if keep is not None:
             for value in (self.mean, self.square, self.steps):
-                value.mul_(~restart[0])
+                value.mul_(keep)
         self.steps += 1
         self.mean.mul_(self.beta1).add_(gradient, alpha=1 - self.beta1)
         self.square.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)

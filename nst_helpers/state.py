@@ -16,13 +16,18 @@ JUMP = 2.0  # a loss of more than this many times the best one is treated as div
 class Numbers:
     """The numbers of a step. They stay on the device until they are read, which waits for the step to be computed."""
 
-    def __init__(self, tensor: Tensor):
-        self._tensor = tensor
+    def __init__(self, losses: Tensor, kept: Tensor):
+        self._losses, self._kept = losses, kept
 
     @cached_property
     def values(self) -> tuple[float, ...]:
-        """Total, content and style loss, total variation, and 1 if the run was rolled back."""
-        return tuple(self._tensor.tolist())
+        """Total, content and style loss, total variation, and whether the run was rolled back."""
+        return *self._losses.tolist(), not self._kept
+
+    @property
+    def rolled_back(self) -> bool:
+        """See `Record`."""
+        return bool(self.values[4])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Numbers) and self.values == other.values
@@ -47,7 +52,7 @@ class Record:
     content = property(lambda record: record._numbers.values[1])
     style = property(lambda record: record._numbers.values[2])
     total_variation = property(lambda record: record._numbers.values[3])
-    rolled_back = property(lambda record: bool(record._numbers.values[4]))
+    rolled_back = property(lambda record: record._numbers.rolled_back)
 
     @property
     def image(self) -> Tensor | None:
@@ -62,7 +67,7 @@ class Record:
         return f"step {self.step} ({self.size} px): {parts}"
 
 
-@dataclass
+@dataclass(eq=False)
 class State:
     """Everything that changes from step to step. With `Settings` and the pictures, it determines the run.
 
@@ -75,33 +80,39 @@ class State:
     step: int = 0  # number of steps made
     size_step: int = 0  # number of steps made at this size
     settings: Settings | None = None  # of the last step
-    best: Evaluation | None = None  # with these settings
-    setbacks: Tensor = field(init=False)  # number of rollbacks minus improvements: the step is halved this many times
+    best: Evaluation = field(init=False)  # with these settings; its losses are infinite before the first step
+    damping: Tensor = field(init=False)  # factor of the step: halved by each divergence, doubled by each improvement
     learning_rate: Tensor = field(init=False)
+    factors: Tensor = field(init=False)  # of damping
     average: Tensor = field(init=False)  # of the images of this size: Σ share · image
     average_share: float = 0.0  # Σ share
     history: list[Record] = field(default_factory=list)
 
     def __post_init__(self):
-        self.setbacks, self.learning_rate = self.image.new_zeros(1), self.image.new_zeros(1)
+        self.damping, self.learning_rate = self.image.new_ones(()), self.image.new_ones(())
+        self.factors = self.image.new_tensor([0.5, 1.0, 2.0])
         self.average = torch.zeros_like(self.image)
+        self.best = Evaluation(self.image.clone(), self.image.new_full((4,), torch.inf), torch.zeros_like(self.image))
 
     def keep_best(self, now: Evaluation, switched: bool) -> tuple[Evaluation, Tensor]:
-        """Return the evaluation to continue from, and whether the loss has diverged, (1,): then it is the best one.
+        """Return the evaluation to continue from: now, or the best one if the loss has diverged; and whether it is now.
 
         switched: the precision has just changed, so that losses must not be compared.
         """
-        if self.best is None:
-            self.best = Evaluation(*(value.clone() for value in now))
-            return Evaluation(*(value.clone() for value in now)), torch.zeros_like(self.setbacks, dtype=torch.bool)
-        best, loss = self.best, now.values[:1]
-        diverged = ~(now.finite & (loss <= JUMP * best.values[0]))
-        improved = ~diverged if switched else ~diverged & (loss < best.values[0])
-        chosen = Evaluation(*(torch.where(diverged, old, new) for old, new in zip(best, now, strict=True)))
-        for old, new in zip(best, now, strict=True):
+        loss, lowest = now.comparable, self.best.values[0]
+        keep = loss <= JUMP * lowest  # False for NaN
+        improved = keep if switched else loss < lowest
+        chosen = Evaluation(*(torch.where(keep, new, old) for new, old in zip(now, self.best, strict=True)))
+        half, same, twice = self.factors
+        self.damping.mul_(torch.where(keep, torch.where(improved, twice, same), half)).clamp_max_(1)
+        for new, old in zip(now, self.best, strict=True):
             torch.where(improved, new, old, out=old)
-        self.setbacks.add_(diverged).sub_(improved.to(self.setbacks)).clamp_min_(0)
-        return chosen, diverged
+        return chosen, keep
+
+    def forget_best(self) -> None:
+        """Forget the best losses: the loss function has changed."""
+        self.best.values.fill_(torch.inf)
+        self.damping.fill_(1)
 
     @property
     def averaged(self) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import validate
 from .engine import pick_engine
+from .engine.graphs import Graph
 from .files.progress import device_name, progress_bar, say
 from .files.surroundings import isolated
 from .images import resize, sides
@@ -176,7 +177,7 @@ class StyleTransfer:
     @property
     def best(self) -> Tensor:
         """A copy of the image with the lowest loss under the current settings; before the first step, the latest."""
-        return self._displayed((self.state.best or self.state).image)
+        return self._displayed(self.state.best.image)
 
     @property
     def average(self) -> Tensor:
@@ -186,7 +187,7 @@ class StyleTransfer:
     @property
     def best_loss(self) -> float:
         """The total loss of `best`; infinite before the first step."""
-        return math.inf if self.state.best is None else self.state.best.losses[0]
+        return self.state.best.losses[0]
 
     @property
     def history(self) -> tuple[Record, ...]:
@@ -245,72 +246,76 @@ class StyleTransfer:
 
     def step(self) -> Record:
         """Evaluate the image once, update it once, and return the record; raises RuntimeError if the run is done."""
-        settings, switched = self._begin_step()
-        image, numbers = self._update(settings, switched)
-        return self._end_step(image, numbers, settings)
+        settings, fresh, switched = self._begin_step()
+        state, terms = self.state, self._objective.prepare(settings)
+        key = state, state.optimizer, terms, settings.tv_weight > 0, switched
+        image, losses, kept = self._graph.run(key, lambda: self._update(settings, switched))
+        numbers = Numbers(losses, kept)
+        if fresh and numbers.rolled_back:
+            state.settings = None
+            raise FloatingPointError(f"loss or gradient is not finite at the start, with {settings}")
+        return self._end_step(settings, image, numbers)
 
-    def _begin_step(self) -> tuple[Settings, bool]:
-        """Return the settings of this step, and whether the engine's precision has just changed."""
+    def _begin_step(self) -> tuple[Settings, bool, bool]:
+        """Return the settings of this step, whether it is the first with its loss, and with the engine's precision."""
         if self.done:
             raise RuntimeError("the run is done; extend(steps) adds steps")
         while self.state.size_step >= self.settings.steps[self.state.level]:
             self._next_size()
-        state, settings = self.state, self.settings
-        optimizer, before = OPTIMIZERS[settings.optimizer], state.settings
-        same_loss = before is not None and before.loss_weights == settings.loss_weights
-        if not same_loss or state.size_step == 0:
-            state.best = None
-            state.setbacks.zero_()
-            kept = settings.keep_optimizer_state and same_loss
-            state.optimizer = state.optimizer.resized(*state.image.shape[2:]) if kept else optimizer()
-        if not isinstance(state.optimizer, optimizer):
-            state.optimizer = optimizer()
-        state.settings = settings
+        state, settings, before = self.state, self.settings, self.state.settings
+        changed = before is None or before.loss_weights != settings.loss_weights
+        if not isinstance(state.optimizer, OPTIMIZERS[settings.optimizer]):
+            state.optimizer = OPTIMIZERS[settings.optimizer]()
+        elif changed:
+            state.optimizer.reset()
+        if fresh := changed or state.size_step == 0:
+            state.forget_best()
         state.learning_rate.fill_(settings.learning_rate)
-        switched = self._is_low(state.size_step) != self.engine.low_precision
-        if switched:
+        state.settings = settings
+        if switched := self._is_low(state.size_step) != self.engine.low_precision:
             self._objective = self._objective_at(state.level, state.size_step)
             state.optimizer.forget_gradient()
-        return settings, switched
+        return settings, fresh, switched
 
-    def _update(self, settings: Settings, switched: bool) -> tuple[Tensor, Tensor]:
-        """Update the image, and return the image that was evaluated, and the numbers of the step.
+    def _update(self, settings: Settings, switched: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Update the image in place. Everything runs on the device, without waiting for it.
 
-        It runs on the device without waiting for it. If the loss has diverged, the step starts from the best image.
+        Returns the image that the step started from, its losses, and False if the loss of the latest image has
+        diverged: then the step started from the best image instead.
         """
         state = self.state
-        now = self.evaluate(state.image, settings)
-        if state.best is None and not now.finite:
-            losses = now.losses
-            raise FloatingPointError(f"loss or gradient is not finite at the start: {losses[0]} with {settings}")
-        now, diverged = state.keep_best(now, switched)
-        direction = state.optimizer.direction(now.image, now.gradient, diverged)
-        image = now.image + state.learning_rate * 0.5**state.setbacks * direction
-        state.image.copy_(torch.where(image.isfinite(), image, now.image).clamp_(0, 1))
+        now, kept = state.keep_best(self.evaluate(state.image, settings), switched)
+        direction = state.optimizer.direction(now.image, now.gradient, kept)
+        image = torch.addcmul(now.image, state.learning_rate * state.damping, direction)
+        torch.clamp(image, 0, 1, out=state.image)
         if settings.ema_decay:
             state.average.lerp_(state.image, 1 - settings.ema_decay)
-        return now.image, torch.cat([now.values, diverged])
+        return now.image, now.values, kept
 
-    def _end_step(self, image: Tensor, numbers: Tensor, settings: Settings) -> Record:
+    def _end_step(self, settings: Settings, image: Tensor, numbers: Numbers) -> Record:
         state = self.state
         if settings.ema_decay:
             state.average_share += (1 - settings.ema_decay) * (1 - state.average_share)
         state.step += 1
         state.size_step += 1
         place = state.step, settings.sizes[state.level], state.size_step
-        record = Record(*place, settings, Numbers(numbers), (image, self._objective.compositing))
+        record = Record(*place, settings, numbers, (image, self._objective.compositing))
         state.history.append(replace(record, _source=None))
         return record
 
     def _next_size(self) -> None:
         state = self.state
-        finest = state.averaged if self.settings.ema_decay else (state.best or state).image
+        finest = state.averaged if self.settings.ema_decay else state.best.image
         self._objective = self._objective_at(state.level + 1, 0)
         image = resize(finest, *self._objective.content_image.shape[2:])
-        self.state = replace(state, image=image, level=state.level + 1, size_step=0, average_share=0.0)
+        kept = self.settings.keep_optimizer_state
+        optimizer = state.optimizer.resized(*image.shape[2:]) if kept else type(state.optimizer)()
+        level = state.level + 1
+        self.state = replace(state, image=image, optimizer=optimizer, level=level, size_step=0, average_share=0.0)
 
     def _objective_at(self, level: int, size_step: int) -> Objective:
         self.engine.low_precision = self._is_low(size_step)
+        self._graph = Graph(self.device)
         return Objective(self.problem, self.settings, self.engine, self.settings.sizes[level])
 
     def _is_low(self, size_step: int) -> bool:

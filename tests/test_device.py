@@ -4,6 +4,7 @@
 (`.item()`, `if tensor:`) or whose result's shape depends on one raises an error.
 """
 
+import copy
 import itertools
 from collections import Counter
 
@@ -11,14 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.nn.functional import conv2d
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nst_helpers as nst
 from nst_helpers.engine import direct
-from nst_helpers.state import State
+from nst_helpers.state import Numbers, State
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*enlarged")
-SIDE = 64
+SIDE = 32
 
 
 class Launches(TorchDispatchMode):
@@ -75,7 +77,12 @@ def networks(vgg):
 @pytest.fixture
 def made(networks, picture, monkeypatch):
     """A function that makes a run, its first steps on the CPU, and the next on a pretended GPU."""
-    monkeypatch.setattr(direct, "fused_convolution_works", lambda kind, dtype: False)
+
+    def fused(x, weight, bias, relu):  # `torch.cudnn_convolution_relu`, which is not known for pretended tensors
+        return conv2d(x, weight, padding=1)
+
+    monkeypatch.setitem(direct.FUSED, "cuda", fused)
+    monkeypatch.setattr(direct, "fused_convolution_works", lambda kind, dtype: kind == "cuda")
 
     def make(network="vgg19", pooling="max", precision="float16", size=SIDE, **settings):
         vgg = nst.VGG(network, pooling)
@@ -86,9 +93,8 @@ def made(networks, picture, monkeypatch):
         run = nst.StyleTransfer(
             picture(size, size), style_image, network=vgg, engine="direct", precision=precision, **settings
         )
-        run.engine.low_precision_steps = 3
-        for _ in range(2):
-            run.step()
+        run.engine.low_precision_steps = 2  # with bfloat16, this changes on the pretended GPU
+        run.step()
         return run
 
     return make
@@ -103,7 +109,7 @@ def stepped(run, steps=3):
             run._objective_at = lambda *place, same=run._objective: same  # the targets need values
             with Launches() as launches:
                 record = run.step()
-        assert record._numbers._tensor.device.type == run.state.image.device.type == "cuda"
+        assert record._numbers._losses.device.type == run.state.image.device.type == "cuda"
     return launches.counts
 
 
@@ -125,21 +131,25 @@ def test_a_step_does_not_wait_for_the_host(made, network, pooling, precision):
         {"blend": "losses", "style_image": [torch.rand(1, 3, SIDE, SIDE), torch.rand(1, 3, SIDE, SIDE)]},
         {
             "style_image": [
-                nst.Region((torch.arange(SIDE) < 30).float().expand(1, 1, SIDE, SIDE), torch.rand(1, 3, SIDE, SIDE)),
-                nst.Region((torch.arange(SIDE) > 40).float().expand(1, 1, SIDE, SIDE), torch.rand(1, 3, SIDE, SIDE)),
+                nst.Region((torch.arange(SIDE) < 15).float().expand(1, 1, SIDE, SIDE), torch.rand(1, 3, SIDE, SIDE)),
+                nst.Region((torch.arange(SIDE) > 20).float().expand(1, 1, SIDE, SIDE), torch.rand(1, 3, SIDE, SIDE)),
             ]
         },
     ],
     ids=lambda settings: ", ".join(settings),
 )
 def test_nor_with_other_settings(made, settings, precision):
-    stepped(made(precision=precision, **settings))
+    stepped(made(precision=precision, **copy.deepcopy(settings)))
 
 
-def test_a_change_of_weights_is_copied_to_the_device(made):
-    run = made()
-    stepped(run, 1)
-    run.state.best = None  # as after the change of a weight; then the first evaluation is read, to raise an error
+def test_the_first_losses_after_a_change_are_read(made, monkeypatch):
+    """For an error if they are not finite; nothing else is."""
+    run, same = made(), made()
+    run.beta = same.beta = 30
+    with pytest.raises(DataDependentOutputException):
+        stepped(run, 1)
+    monkeypatch.setattr(Numbers, "rolled_back", False)
+    stepped(same, 1)
 
 
 def test_a_planted_synchronization_is_found(made, monkeypatch):
@@ -151,7 +161,7 @@ def test_a_planted_synchronization_is_found(made, monkeypatch):
 
     run = made()
     monkeypatch.setattr(State, "keep_best", reading)
-    with pytest.raises(DataDependentOutputException, match="item|_local_scalar_dense"):
+    with pytest.raises(DataDependentOutputException, match="_local_scalar_dense"):
         stepped(run)
 
 
@@ -163,8 +173,18 @@ def test_a_planted_copy_to_the_host_is_found(made, monkeypatch):
         stepped(run)
 
 
-def test_number_of_launches(made):
-    everything = {"style_loss": "gram", "style_weights": dict.fromkeys(nst.STYLE_WEIGHTS, 0.2)}
-    for precision, settings in itertools.product(("float32", "bfloat16", "float16"), (everything, {})):
-        counts = stepped(made(precision=precision, **settings))
-        print(precision, list(settings), counts.total(), counts)
+@pytest.mark.parametrize(
+    ("settings", "precision", "most"),
+    [
+        ({"style_loss": "gram", "size": 512, "style_weights": dict.fromkeys(nst.STYLE_WEIGHTS, 0.2)}, "float32", 150),
+        ({"style_loss": "gram", "style_weights": dict.fromkeys(nst.STYLE_WEIGHTS, 0.2)}, "bfloat16", 170),
+        ({"style_loss": "gram", "style_weights": dict.fromkeys(nst.STYLE_WEIGHTS, 0.2)}, "float16", 270),
+        ({}, "float16", 570),
+    ],
+    ids=["Gram", "Gram in bfloat16", "Gram in float16", "the defaults in float16"],
+)
+def test_number_of_launches(made, settings, precision, most):
+    """In bfloat16 and float16 formats are converted, in float16 gradients are rescaled, too."""
+    counts = stepped(made(precision=precision, **settings))
+    print(precision, counts.total(), counts)
+    assert counts.total() <= most

@@ -63,7 +63,7 @@ class TestOptimizers:
         for k in range(8):
             x = x + 0.1 * lbfgs.direction(x, torch.sin(7 * x + k))
         assert 0 < lbfgs.number_of_pairs <= 3
-        S, Y = lbfgs.pairs[:, lbfgs.valid]
+        S, Y = lbfgs.pairs[:, lbfgs.order[-lbfgs.number_of_pairs :]]
         assert ((S * Y).sum(1) > 0).all()
 
     @pytest.mark.parametrize("optimizer", [LBFGS(), Adam()])
@@ -81,4 +81,4 @@ class TestResized:
         wide = gradient[..., :1, :1].expand(1, 3, 16, 16) / 4
         after = adam.resized(16, 16).direction(torch.zeros(1, 3, 16, 16), wide)
         torch.testing.assert_close(after, before[..., :1, :1].expand(1, 3, 16, 16))
-        assert Adam().resized(4, 4) == Adam()
+        assert Adam().resized(4, 4).mean is None

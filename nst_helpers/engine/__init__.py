@@ -51,7 +51,8 @@ class Engine(Protocol):
         """Return the gradient of a loss with respect to the image, (1, 3, H, W), of the latest forward pass.
 
         tape: the third result of `forward`.
-        maps, grams: gradients of the loss with respect to the first two results, or to some of their layers.
+        maps, grams: gradients of the loss with respect to the first two results, or to some of their layers; those with
+            respect to Gram matrices are symmetric.
         """
 
 

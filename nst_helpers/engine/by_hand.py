@@ -1,7 +1,7 @@
 """Manual forward and backward passes of a frozen VGG, several times faster than autograd."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
 from ..files.surroundings import exact
+from ..masks import Part
 from ..vgg import VGG, Stage
-from .moments import add_gradient, moments, rows_of, symmetrized
+from .moments import add_gradient, factor, moments, rows_of
 from .plain import Maps, Request
 
 # Modes of an activation mask, see `kernels`. That module defines them again: numba's cache ignores imported files.
@@ -81,12 +82,15 @@ class ByHand:
         wanted = {*request.layers, *request.gram_layers}
         deepest = max((self._depth[layer] for layer in wanted), default=-1)
         self._passes += 1
-        maps, grams, tape = {}, {}, Tape(request, self._passes)
+        maps: Maps = {}
+        grams: Maps = {}
+        tape = Tape(request, self._passes)
         x = self.network.normalize(image.to(self.network.device)).contiguous(memory_format=torch.channels_last)
 
         def take(layer: str, y: Tensor, kept: Tensor | None = None) -> None:
             if layer in request.layers:
-                maps[layer] = y.to(torch.float32, copy=True)
+                reused = self.buffers is not None or layer == stage.conv  # the next convolution or ReLU writes there
+                maps[layer] = y.to(torch.float32, copy=reused)
             if layer in request.gram_layers:
                 rows = tape.rows[layer] = rows_of(y.to(self.dtype, copy=True) if kept is None else kept)
                 grams[layer] = tape.grams[layer] = moments(rows, request, layer)
@@ -129,20 +133,23 @@ class ByHand:
         """See `engine.Engine`."""
         if tape.number != self._passes:
             raise RuntimeError("expected the gradient before another pass of this engine: take it after each pass")
-        grams = {layer: symmetrized(D, tape.rows[layer], tape.request, layer) for layer, D in grams.items()}
-        scale: Tensor | float = 1.0
-        shares = self._shares(tape, maps, grams) if self.dtype == torch.float16 else {}
+        parts_of = (tape.request.parts or {}).get
+        scale: Tensor | None = None
+        shares: dict[int, list[Tensor]] = {}
+        if self.dtype == torch.float16:
+            grams = {layer: _doubled(D, tape.rows[layer], parts_of(layer)) for layer, D in grams.items()}
+            shares = self._shares(tape, maps, grams)
 
         def added(g: Tensor | None, layer: str, height: int, width: int) -> Tensor | None:
             """Return g plus the gradient of the losses in a layer."""
             if layer in maps:
-                given = (maps[layer] * scale).to(self.dtype)
+                given = (maps[layer] if scale is None else maps[layer] * scale).to(self.dtype)
                 g = given.contiguous(memory_format=torch.channels_last) if g is None else g.add_(given)
             if layer in grams:
-                if g is None:
-                    g = tape.rows[layer].new_zeros(1, height, width, tape.rows[layer].shape[1]).permute(0, 3, 1, 2)
-                D = (grams[layer] * scale).to(self.dtype)
-                add_gradient(rows_of(g), tape.rows[layer], D, tape.request, layer)
+                D = (grams[layer] if scale is None else grams[layer] * scale).to(self.dtype)
+                before = None if g is None else rows_of(g)
+                rows = add_gradient(before, tape.rows[layer], D, parts_of(layer), scale is None)
+                g = rows.view(1, height, width, -1).permute(0, 3, 1, 2)
             return g
 
         g: Tensor | None = None
@@ -167,7 +174,8 @@ class ByHand:
                 passing = (None, OPEN) if last else (mask, mode)
                 g = trace.convolution.backward(g, *passing, (height, width), self.buffers)
         assert g is not None  # there is at least one layer
-        return g / (scale * self.network.std)
+        g = g / self.network.std
+        return g if scale is None else g / scale
 
     def _shares(self, tape: Tape, maps: Maps, grams: Maps) -> dict[int, list[Tensor]]:
         """Return {block: root mean squares of the gradients that the losses in its layers contribute}."""
@@ -182,6 +190,13 @@ class ByHand:
         return shares
 
 
+def _doubled(D: Tensor, rows: Tensor, parts: Sequence[Part] | None) -> Tensor:
+    """Return gradients of a layer's `moments` multiplied by each part's `factor`."""
+    if parts is None:
+        return D * factor(rows, None)
+    return torch.stack([one * factor(rows, part) for one, part in zip(D, parts, strict=True)])
+
+
 def _unpooled(g: Tensor, argmax: Tensor, height: int, width: int) -> Tensor:
     """Return the gradient (1, C, height, width) of max pooling, in channels_last, from the indices of the maxima.
 
@@ -192,19 +207,15 @@ def _unpooled(g: Tensor, argmax: Tensor, height: int, width: int) -> Tensor:
     return unpooled.view(1, height, width, -1).permute(0, 3, 1, 2)
 
 
-def _rescaled(g: Tensor | None, scale: Tensor | float, shares: list[Tensor]) -> tuple[Tensor | None, Tensor | float]:
+def _rescaled(g: Tensor | None, scale: Tensor | None, shares: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
     """Rescale g so that the largest root mean square among g and the next block's shares is 1; return g and its scale.
 
     float16 ranges from 6e-8 to 65504. A single scale for the whole backward pass would leave this range: gradients grow
     by a factor of about 100 from block to block, and the contributions of the losses may differ by a factor of 10⁶.
     """
-    if g is not None:
-        shares = [*shares, _root_mean_square(g) / scale]
-    if not shares:
-        return g, scale
-    new = 1 / torch.stack(shares).max().clamp(min=1e-30)
-    if g is None:
-        return g, new
+    if g is None or scale is None:
+        return g, 1 / torch.stack(shares).max().clamp(min=1e-30) if shares else None
+    new = 1 / torch.stack([*shares, _root_mean_square(g) / scale]).max().clamp(min=1e-30)
     ratio = (new / scale).clamp(max=32768.0)
     return g.mul_(ratio), scale * ratio
 

@@ -1,11 +1,15 @@
 """Gram matrices with optional means and parts, and their gradient, for `by_hand`."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from ..masks import Part
 from .plain import Request, augmented
 
-ROWS = 512  # positions per matrix product; the products, rounded to the rows' format, are added up in float32
+# Positions in each matrix product. On a CPU, products are rounded to the rows' format before they are added in float32.
+ROWS_ON_CPU, ROWS_ON_GPU = 512, 4096
 
 
 def rows_of(feature_maps: Tensor) -> Tensor:
@@ -15,20 +19,22 @@ def rows_of(feature_maps: Tensor) -> Tensor:
 
 def mean_product(a: Tensor, b: Tensor) -> Tensor:
     """Return aᵀ b / N (1, A, B) of a (N, A) and b (N, B), in float32."""
-    whole = len(a) - len(a) % ROWS
-    total = _products(*(x[:whole].view(-1, ROWS, x.shape[1]) for x in (a, b))).sum(0, dtype=torch.float32)
-    if whole < len(a):
-        total += _products(a[None, whole:], b[None, whole:])[0]
-    return total[None] / len(a)
+    N = len(a)
+    n = min(N, ROWS_ON_CPU if a.device.type == "cpu" else ROWS_ON_GPU)
+    whole = N - N % n
+    parts = _products(a[:whole].view(-1, n, a.shape[1]), b[:whole].view(-1, n, b.shape[1]), 1 / N)
+    total = parts.float() if len(parts) == 1 else parts.sum(0, keepdim=True, dtype=torch.float32)
+    return total if whole == N else total + _products(a[None, whole:], b[None, whole:], 1 / N)
 
 
-def _products(a: Tensor, b: Tensor) -> Tensor:
-    """Return aᵀ b (B, A', B') of batches of matrices (B, n, A') and (B, n, B')."""
-    if a.device.type == "cuda" and a.dtype != torch.float32:  # read in the rows' format, and written in float32
-        return torch.bmm(a.mT, b, out_dtype=torch.float32)
+def _products(a: Tensor, b: Tensor, factor: float) -> Tensor:
+    """Return aᵀ b · factor (B, A', B') of batches of matrices a (B, n, A') and b (B, n, B')."""
+    if a.device.type == "cuda" and a.dtype != torch.float32:  # reads the rows' format, and writes float32
+        return torch.bmm(a.mT, b, out_dtype=torch.float32).mul_(factor)
     if a.dtype == torch.float16:  # sums would exceed 65504, its maximum
         a, b = a.float(), b.float()
-    return torch.bmm(a.mT, b)
+    nothing = a.new_empty(len(a), a.shape[2], b.shape[2])
+    return torch.baddbmm(nothing, a.mT, b, beta=0, alpha=factor)
 
 
 def moments(rows: Tensor, request: Request, layer: str) -> Tensor:
@@ -45,27 +51,31 @@ def moments(rows: Tensor, request: Request, layer: str) -> Tensor:
     return torch.cat(grams)
 
 
-def symmetrized(D: Tensor, rows: Tensor, request: Request, layer: str) -> Tensor:
-    """Return gradients of a layer's `moments` plus their transposes, divided by the number of each part's positions."""
-    D = D + D.mT
-    if request.parts is None:
-        return D / len(rows)
-    return torch.stack([one / len(part.positions) for one, part in zip(D, request.parts[layer], strict=True)])
+def factor(rows: Tensor, part: Part | None) -> float:
+    """Return 2 / N: a symmetric gradient D of G = Fᵀ F / N is one of 2 F D / N with respect to F."""
+    return 2 / len(rows if part is None else part.positions)
 
 
-def add_gradient(g: Tensor, rows: Tensor, D: Tensor, request: Request, layer: str) -> None:
-    """Add the gradient of a layer's `moments` to the gradient g (H·W, C) of its feature maps.
+def add_gradient(g: Tensor | None, rows: Tensor, D: Tensor, parts: Sequence[Part] | None, factors: bool) -> Tensor:
+    """Return the gradient g (H·W, C) of a layer's feature maps, changed in place, plus that of its `moments`.
 
-    D: from `symmetrized`.
+    D: symmetric gradients (1 or R, C, C) or, of augmented moments, (1 or R, C + 1, C + 1).
+    factors: whether to multiply by `factor`, or D is multiplied already.
     """
-    channels = rows.shape[1]
-    if request.parts is None:
-        g.addmm_(rows, D[0, :channels, :channels])
-        if request.means:
-            g += D[0, :channels, channels].contiguous()  # strided, it would take ten times as long
-        return
-    for part, given in zip(request.parts[layer], D, strict=True):
-        change = rows[part.positions] @ given[:channels, :channels]
-        if request.means:
-            change += given[:channels, channels].contiguous()
-        g.index_add_(0, part.positions, change * part.weights.to(rows.dtype)[:, None])
+    C = rows.shape[1]
+    means = D.shape[1] > C
+    if parts is None:
+        alpha = factor(rows, None) if factors else 1.0
+        g, beta = (torch.empty_like(rows), 0) if g is None else (g, 1)
+        g.addmm_(rows, D[0, :C, :C], alpha=alpha, beta=beta)
+        if means:
+            g.add_(D[0, :C, C].contiguous(), alpha=alpha)  # strided, it would take ten times as long
+        return g
+    g = torch.zeros_like(rows) if g is None else g
+    for part, given in zip(parts, D, strict=True):
+        change = rows[part.positions] @ given[:C, :C]
+        if means:
+            change += given[:C, C].contiguous()
+        weights = part.weights * factor(rows, part) if factors else part.weights
+        g.index_add_(0, part.positions, change * weights.to(rows.dtype)[:, None])
+    return g

@@ -52,8 +52,35 @@ class StyleLoss:
         raise NotImplementedError
 
     def with_gradient(self, features: Tensor, target: Any, mask: Tensor | None, pool: int) -> tuple[Tensor, Tensor]:
-        """Return `distance` and its gradient with respect to the features: by autograd, unless there is a formula."""
-        return with_gradient(lambda features: self.distance(features, target, mask, pool), features)
+        """Return `distance` and its gradient with respect to the features: by autograd, unless there is a formula.
+
+        The gradient with respect to Gram matrices is symmetric.
+        """
+        distance, gradient = with_gradient(lambda features: self.distance(features, target, mask, pool), features)
+        return distance, gradient if self.needs == "maps" else (gradient + gradient.mT) / 2
+
+    def gathered(self, targets: Sequence[Any]) -> Any:
+        """Return the targets of several terms of the style loss, prepared for `weighted`."""
+        return targets
+
+    def weighted(
+        self,
+        features: Sequence[Tensor],
+        targets: Any,
+        masks: Sequence[Tensor | None],
+        pools: Sequence[int],
+        shares: Tensor,
+        beta: Tensor,
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return Σ share · distance over several terms, and β times its gradients with respect to their features.
+
+        features, masks, pools: as in `distance`, for each term.
+        targets: from `gathered`.
+        shares, beta: (terms,) and a scalar.
+        """
+        found = [self.with_gradient(*term) for term in zip(features, targets, masks, pools, strict=True)]
+        gradients = [gradient * scale for (_, gradient), scale in zip(found, shares * beta, strict=True)]
+        return torch.stack([distance for distance, _ in found]) @ shares, gradients
 
 
 class Gram(StyleLoss):
@@ -64,9 +91,28 @@ class Gram(StyleLoss):
     def distance(self, features: Tensor, target: Tensor, mask: Tensor | None, pool: int) -> Tensor:
         return gram_distance(features, target)
 
-    def with_gradient(self, features: Tensor, target: Tensor, mask: Tensor | None, pool: int) -> tuple[Tensor, Tensor]:
-        difference = features - target
-        return difference.square().mean() / 4, difference.mul_(1 / (2 * difference.numel()))
+    def gathered(self, targets: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return all Gram matrices in one row, the index of each element's term, and 1 / (2 C²) for each term."""
+        sizes = torch.tensor([target.numel() for target in targets])
+        index = torch.arange(len(targets)).repeat_interleave(sizes)
+        halves = (0.5 / sizes.double()).to(targets[0])
+        return torch.cat([target.flatten() for target in targets]), index.to(targets[0].device), halves
+
+    def weighted(
+        self,
+        features: Sequence[Tensor],
+        targets: Any,
+        masks: Sequence[Tensor | None],
+        pools: Sequence[int],
+        shares: Tensor,
+        beta: Tensor,
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """All terms at once: a GPU takes longer to launch an operation than to do it."""
+        styles, index, halves = targets
+        difference = torch.cat([gram.flatten() for gram in features]) - styles
+        gradient = difference * (shares * halves)[index]
+        parts = (gradient * beta).split([gram.numel() for gram in features])
+        return difference @ gradient / 2, [part.view_as(gram) for part, gram in zip(parts, features, strict=True)]
 
 
 class MeanStd(StyleLoss):
@@ -110,7 +156,8 @@ class Wasserstein(StyleLoss):
         distance = difference.square().sum(1) + covariance.diagonal(dim1=1, dim2=2).sum(1) + target_trace - 2 * cross
         by_covariance = (torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device) - pull) / mean.numel()
         gradient = pad(by_covariance, (0, 1, 0, 1))
-        gradient[:, :-1, -1] = difference * (2 / mean.numel()) - 2 * (by_covariance @ mean[..., None])[..., 0]
+        by_mean = difference / mean.numel() - (by_covariance @ mean[..., None])[..., 0]  # half of it: it stands twice
+        gradient[:, :-1, -1] = gradient[:, -1, :-1] = by_mean
         return (distance / mean.shape[1]).mean(), gradient
 
 
