@@ -296,7 +296,7 @@ class _Terms:
     weights: (4, terms): total, content, style and total variation from the values of the content layers, the whole
         style loss and the total variation.
     content_scales, beta, tv_weight: the first row of `weights`: factors of gradients.
-    style_shares: of each term in the style loss, (style terms,).
+    style_shares: of each term in the style loss, from `StyleLoss.spread`.
     """
 
     def __init__(self, objective: Objective, content_layers: Sequence[str], style_layers: Sequence[str]):
@@ -314,7 +314,8 @@ class _Terms:
         self._values: list[float] = []
         columns = len(content_layers) + 2
         self._numbers = objective.content_image.new_empty(4 * columns + len(self.style))
-        self.weights, self.style_shares = self._numbers[: 4 * columns].view(4, -1), self._numbers[4 * columns :]
+        self.weights, self._shares = self._numbers[: 4 * columns].view(4, -1), self._numbers[4 * columns :]
+        self._style, self.style_shares = style, style.spread(self._shares, self.given[0]).clone()
         *self.content_scales, self.beta, self.tv_weight = self.weights[0].unbind()
 
     def put(self, settings: Settings, content: list[float], style: list[float]) -> None:
@@ -325,3 +326,4 @@ class _Terms:
         if values != self._values:
             self._numbers.copy_(torch.tensor(values, dtype=self._numbers.dtype), non_blocking=True)
             self._values = values
+            self.style_shares.copy_(self._style.spread(self._shares, self.given[0]))

@@ -270,7 +270,8 @@ class StyleTransfer:
             state.optimizer.reset()
         if fresh := changed or state.size_step == 0:
             state.forget_best()
-        state.learning_rate.fill_(settings.learning_rate)
+        if fresh or before is None or before.learning_rate != settings.learning_rate:
+            state.learning_rate.fill_(settings.learning_rate)
         state.settings = settings
         if switched := self._is_low(state.size_step) != self.engine.low_precision:
             self._objective = self._objective_at(state.level, state.size_step)

@@ -63,6 +63,10 @@ class StyleLoss:
         """Return the targets of several terms of the style loss, prepared for `weighted`."""
         return targets
 
+    def spread(self, shares: Tensor, targets: Any) -> Tensor:
+        """Return the shares of the terms, (terms,), prepared for `weighted`; called when they have changed."""
+        return shares
+
     def weighted(
         self,
         features: Sequence[Tensor],
@@ -75,8 +79,8 @@ class StyleLoss:
         """Return Σ share · distance over several terms, and β times its gradients with respect to their features.
 
         features, masks, pools: as in `distance`, for each term.
-        targets: from `gathered`.
-        shares, beta: (terms,) and a scalar.
+        targets, shares: from `gathered` and `spread`.
+        beta: a scalar.
         """
         found = [self.with_gradient(*term) for term in zip(features, targets, masks, pools, strict=True)]
         gradients = [gradient * scale for (_, gradient), scale in zip(found, shares * beta, strict=True)]
@@ -98,6 +102,10 @@ class Gram(StyleLoss):
         halves = (0.5 / sizes.double()).to(targets[0])
         return torch.cat([target.flatten() for target in targets]), index.to(targets[0].device), halves
 
+    def spread(self, shares: Tensor, targets: Any) -> Tensor:
+        _, index, halves = targets
+        return (shares * halves)[index]
+
     def weighted(
         self,
         features: Sequence[Tensor],
@@ -108,9 +116,8 @@ class Gram(StyleLoss):
         beta: Tensor,
     ) -> tuple[Tensor, Sequence[Tensor]]:
         """All terms at once: a GPU takes longer to launch an operation than to do it."""
-        styles, index, halves = targets
-        difference = torch.cat([gram.flatten() for gram in features]) - styles
-        gradient = difference * (shares * halves)[index]
+        difference = torch.cat([gram.flatten() for gram in features]) - targets[0]
+        gradient = difference * shares
         parts = (gradient * beta).split([gram.numel() for gram in features])
         return difference @ gradient / 2, [part.view_as(gram) for part, gram in zip(parts, features, strict=True)]
 
