@@ -1,13 +1,16 @@
 """The notebooks' setup cell: where it finds the toolkit, and what it says if it is nowhere."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 
 import make_notebooks
+import nbformat
 import pytest
+from conftest import ROOT, code_cells
 
 RUN = """
 import os, sys, types
@@ -21,7 +24,7 @@ if shell.run_cell(code).success:
     file, root = shell.user_ns["nst"].__file__, shell.user_ns["ROOT"]
     print("found", os.path.dirname(os.path.dirname(file)), "ROOT", root, "in", os.getcwd())
 """
-in_colab = pytest.mark.skipif(not shutil.which("unzip"), reason="Colab has unzip: apt-get install unzip")
+in_colab = pytest.mark.skipif(os.name != "posix" or not shutil.which("unzip"), reason="Colab is Linux with unzip")
 
 
 def course(folder):
@@ -73,6 +76,13 @@ def found(place, root, folder):
     return f"found {place} ROOT {root} in {folder}\n"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_nothing_is_installed(path):
+    """In Colab, that could replace torch."""
+    code = "\n".join(cell.source for cell in code_cells(nbformat.read(path, as_version=4)))
+    assert not re.search(r"\b(pip|conda|uv) install\b", code)
+
+
 class TestAnywhere:
     def test_it_is_here_or_in_a_folder_around(self, setup, tmp_path):
         root = course(tmp_path / "course")
@@ -92,7 +102,8 @@ class TestAnywhere:
 
     def test_the_repository_comes_before_an_installed_package(self, setup, tmp_path):
         packages, root = course(tmp_path / "packages"), course(tmp_path / "course")
-        assert setup(root, installed=packages) == found(root, root, root)
+        (root / "notebooks").mkdir()
+        assert setup(root / "notebooks", installed=packages) == found(root, root, root / "notebooks")
 
     def test_alone(self, setup, here):
         (line,) = setup(here).splitlines()
