@@ -28,7 +28,7 @@ from pathlib import Path
 
 from IPython.core.error import UsageError
 
-if "google.colab" in sys.modules:
+if "google.colab" in sys.modules:  # get the course: from a zip that you uploaded, or from GitHub
     !exec 2> /dev/null; unzip -quo "*.zip" -d zip; git clone -q --depth 1 https://github.com/{REPOSITORY}
 places = [Path(), *Path.cwd().parents, *(p for q in ("zip/*", "drive/*/*", "drive/*/*/*", "*") for p in Path().glob(q))]
 sys.path.insert(0, str(ROOT := Path.cwd() / next((p for p in places if (p / "nst_helpers/__init__.py").exists()), "")))
