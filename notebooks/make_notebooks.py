@@ -26,14 +26,15 @@ SETUP = f"""\
 import sys
 from pathlib import Path
 
-if "google.colab" in sys.modules and not Path("nst").exists():
-    !git clone --quiet --depth 1 https://github.com/{REPOSITORY} nst
-places = (Path.cwd(), *Path.cwd().parents, Path("nst"))
-ROOT = next((place for place in places if (place / "nst_helpers").is_dir()), Path.cwd())
-sys.path.insert(0, str(ROOT))
-import nst_helpers as nst
+from IPython.core.error import UsageError
 
-%config InlineBackend.figure_formats = ["jpeg"]"""
+if "google.colab" in sys.modules:  # get the course: from a zip that you uploaded, or from GitHub
+    !exec 2> /dev/null; unzip -quo "*.zip" -d zip; git clone -q --depth 1 https://github.com/{REPOSITORY}
+places = [Path(), *Path.cwd().parents, *(p for q in ("zip/*", "drive/*/*", "drive/*/*/*", "*") for p in Path().glob(q))]
+sys.path.insert(0, str(ROOT := Path.cwd() / next((p for p in places if (p / "nst_helpers/__init__.py").exists()), "")))
+if not any(finder.find_spec("nst_helpers", None) for finder in sys.meta_path):
+    raise UsageError("nst_helpers is missing: put the course's folder (in Colab: its zip) beside this notebook")
+import nst_helpers as nst"""
 
 
 def with_address(text: str, repository: str = REPOSITORY) -> str:
@@ -85,8 +86,14 @@ def make(path: Path) -> None:
             cell.source = symbols()
     parameters = notebook.cells[2]
     parameters.source = (written := parameters.source).replace(*GOOD)
-    there = {"metadata": {"path": path.parent}}
-    NotebookClient(notebook, timeout=1800, record_timing=False, coalesce_streams=True, resources=there).execute()
+    NotebookClient(
+        notebook,
+        timeout=1800,
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": path.parent}},
+        extra_arguments=["--InlineBackend.figure_formats={'jpeg'}"],  # smaller than PNG
+    ).execute()
     parameters.source = written
     notebook.metadata.pop("widgets", None)
     notebook.metadata.update(GPU)

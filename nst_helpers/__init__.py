@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from .colors import recolor
 from .files.reading import find_picture
 from .files.weights import WeightsError
-from .files.writing import save_animation, to_pil
+from .files.writing import offer_download, save_animation, to_pil
 from .images import deprocess, load_image, load_transparent, preprocess, recipe_from_png, save_image
 from .losses.gatys import STYLE_WEIGHTS, content_loss, gram_matrix, relative_weights, style_loss, total_loss
 from .losses.total_variation import total_variation_loss
@@ -41,8 +41,8 @@ from .vgg import VGG, get_features, load_vgg, receptive_fields
 __all__ = [
     "STYLE_WEIGHTS", "VGG", "Region", "Settings", "Style", "StyleTransfer", "WeightsError",
     "content_loss", "convert_weights", "deprocess", "feathered", "find_picture", "find_regions", "get_features",
-    "gram_matrix", "load_image", "load_mask", "load_style", "load_transparent", "load_vgg", "preprocess",
-    "presets", "receptive_fields", "recipe_from_png", "recolor", "relative_weights", "save_animation", "save_image",
-    "save_style", "show_grid", "show_images", "show_losses", "show_source", "style_loss", "to_pil", "total_loss",
-    "total_variation_loss", "transfer",
+    "gram_matrix", "load_image", "load_mask", "load_style", "load_transparent", "load_vgg", "offer_download",
+    "preprocess", "presets", "receptive_fields", "recipe_from_png", "recolor", "relative_weights", "save_animation",
+    "save_image", "save_style", "show_grid", "show_images", "show_losses", "show_source", "style_loss", "to_pil",
+    "total_loss", "total_variation_loss", "transfer",
 ]  # fmt: skip

@@ -2,7 +2,9 @@
 
 import io
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,6 +76,15 @@ def paint(images, vgg):
         return record
 
     return segment
+
+
+@pytest.fixture
+def downloads(monkeypatch):
+    """Pretends to be in Colab; the paths that the browser is told to download."""
+    paths = []
+    colab = SimpleNamespace(files=SimpleNamespace(download=paths.append))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    return paths
 
 
 @pytest.fixture

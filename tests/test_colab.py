@@ -2,22 +2,16 @@
 
 import re
 import site
-import subprocess
 import sys
-import venv
 
 import nbformat
 import pytest
+from colab import JUPYTER, environment
 from conftest import ROOT
 from nbformat.v4 import new_code_cell, new_notebook
 from pages import IN_PAGES, SCREENSHOTS, serving, within
 
-pytestmark = [
-    *IN_PAGES,
-    pytest.mark.skipif(sys.version_info >= (3, 12), reason="Colab's versions are not made for this Python"),
-]
-VERSIONS = ["ipykernel==6.17.1", "ipywidgets==7.7.1", "ipython==7.34.0", "notebook==6.5.7", "jupyter_client==7.4.9"]
-OLD_ENOUGH = ["pyzmq==24.0.1", "tornado==6.2", "setuptools<81"]  # for these
+pytestmark = IN_PAGES
 CODE = f"""
 import sys, types
 sys.modules["google.colab"] = types.ModuleType("google.colab")
@@ -30,16 +24,12 @@ playground
 
 @pytest.fixture(scope="module")
 def python(pytestconfig):
-    """Python with Colab's versions in an environment of their own, and everything else from the present one."""
-    folder = pytestconfig.cache.mkdir("colab") / f"{sys.version_info.major}.{sys.version_info.minor}"
-    python, made = folder / "bin" / "python", folder / "made"
-    if not made.exists():
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *VERSIONS, *OLD_ENOUGH], check=True)
-        (packages,) = folder.glob("lib/*/site-packages")
-        (packages / "main.pth").write_text("\n".join(site.getsitepackages()))
-        made.touch()
-    return str(python)
+    """Python with Colab's versions of Jupyter in an environment of their own, and all else from the present one."""
+    folder = pytestconfig.cache.mkdir("colab") / f"jupyter{sys.version_info.major}.{sys.version_info.minor}"
+    python = environment(folder, sys.executable, *JUPYTER)
+    (packages,) = folder.glob("lib/*/site-packages")
+    (packages / "main.pth").write_text("\n".join(site.getsitepackages()))
+    return python
 
 
 def run_cell(page, index, expected):

@@ -318,8 +318,7 @@ class TestPlayground:
             time.sleep(0.05)
         assert weak() is None
 
-    def test_in_colab_ticks_paint(self, images, vgg, monkeypatch):
-        monkeypatch.setitem(sys.modules, "google.colab", sys)
+    def test_in_colab_ticks_paint(self, images, vgg, downloads):
         others = set(threading.enumerate())  # one of a playground before may be about to end
         playground = Playground(*images, network=vgg)
         assert playground.panel.ticks.layout.display is None
@@ -333,6 +332,16 @@ class TestPlayground:
         own = {thread.name for thread in set(threading.enumerate()) - others}
         assert not own & {"painter", "playground"}
         assert settled(playground).steps_made == widgets.SKETCH_STEPS
+        playground.close()
+
+    def test_in_colab_what_is_saved_is_downloaded(self, images, vgg, downloads, tmp_path, monkeypatch):
+        monkeypatch.setattr(widgets, "PROJECT", tmp_path)
+        monkeypatch.chdir(tmp_path)
+        playground = settled(Playground(*images, network=vgg))
+        for method in ("save_image", "save_gif"):
+            playground.panel.buttons[method].click()
+        assert [os.path.splitext(path)[1] for path in downloads] == [".png", ".gif"]
+        assert all(os.path.getsize(path) for path in downloads)
         playground.close()
 
 

@@ -11,6 +11,7 @@ from conftest import encoded, pixels
 from PIL import Image, ImageOps
 
 import nst_helpers as nst
+from nst_helpers.files import reading
 
 
 class TestSources:
@@ -120,6 +121,12 @@ class TestRefusals:
 
     def test_missing(self, tmp_path):
         self.refused(tmp_path / "no.jpg", FileNotFoundError, "no.jpg", "no such file")
+
+    def test_the_courses_pictures_without_the_course(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(reading, "PROJECT", tmp_path)  # as in an installed package
+        monkeypatch.chdir(tmp_path)
+        path = nst.find_picture("data/content/hopper.jpg")
+        self.refused(path, FileNotFoundError, "hopper.jpg", "pictures are not in the installed package")
 
     def test_folder(self, tmp_path):
         self.refused(tmp_path, IsADirectoryError, tmp_path.name, "a folder")

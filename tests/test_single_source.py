@@ -46,6 +46,7 @@ OTHER = {  # names, figures and choices; what they return is looked at, or used
     "load_style",
     "load_transparent",
     "load_vgg",
+    "offer_download",
     "presets",
     "save_animation",
     "save_style",

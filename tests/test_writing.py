@@ -284,6 +284,15 @@ for _ in range(100):
         assert path.read_text() == "new"
 
 
+class TestOfferDownload:
+    def test_in_colab(self, tmp_path, monkeypatch, downloads):
+        nst.offer_download(nst.save_image(NOISE, tmp_path / "a.png"))
+        assert downloads == [str(tmp_path / "a.png")]
+
+    def test_elsewhere_nothing_happens(self):
+        nst.offer_download("no such file")
+
+
 def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 

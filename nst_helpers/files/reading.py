@@ -51,7 +51,8 @@ def read(source) -> tuple[str, bytes | Image.Image | np.ndarray | Tensor]:
     if os.path.isdir(path):
         raise IsADirectoryError(f"{name}: expected an image, got a folder")
     if not os.path.exists(path):  # also if no file can have that name
-        raise FileNotFoundError(f"{name}: no such file")
+        installed = "" if (PROJECT / "data").is_dir() else "; the course's pictures are not in the installed package"
+        raise FileNotFoundError(f"{name}: no such file{installed}")
     try:
         return name, Path(path).read_bytes()
     except OSError as error:

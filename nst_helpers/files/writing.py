@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,12 @@ MP4_COLORS = (  # filters of ffmpeg: conversion from RGB, and the tags that tell
     "setparams=colorspace=smpte170m:color_primaries=bt709:color_trc=bt709:range=tv"
 )
 LARGEST = 60_000.0  # magnitude to which float16 values are scaled; the format's maximum is 65504
+
+
+def offer_download(path: str | os.PathLike) -> None:
+    """In Colab, whose disk is deleted after some hours, let the browser download a file. Elsewhere, do nothing."""
+    if (colab := sys.modules.get("google.colab")) is not None:
+        colab.files.download(str(path))
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..files.decoding import decode
 from ..files.reading import PROJECT, find_picture, pixels
 from ..files.sandbox import decode_in_child
-from ..files.writing import save_animation
+from ..files.writing import offer_download, save_animation
 from ..images import MIN_SIDE, load_image, resize, save_image, scaled, sides
 from ..plots import show_grid
 from ..schedule import coarse_to_fine
@@ -451,7 +451,7 @@ class Playground:
         return self.painter.history.code(content, style, shown.step)
 
     def _save(self, suffix: str, write: Callable[[Path, History, Snapshot], Path]) -> Path | None:
-        """Write a new file and show its path; in the app, offer it for download instead."""
+        """Write a new file and show its path; offer it for download in Colab, and in the app instead."""
         history, shown = self.painter.history, self.shown
         if shown is None:
             self._message = "Nothing is painted yet."
@@ -479,6 +479,7 @@ class Playground:
             path.unlink(missing_ok=True)
             raise
         self._message = f"Saved {escape(str(path))}"
+        offer_download(path)
         return path
 
 
