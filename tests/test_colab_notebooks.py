@@ -63,7 +63,11 @@ def test_pip_replaces_nothing(python, clone):
 
 @pytest.mark.parametrize(
     ("name", "parameters", "downloaded"),
-    [("00_quickstart", {"size": 128, "steps": 8}, ["hopper_night.jpg"]), ("06_playground", {"steps": 20}, [])],
+    [
+        ("00_quickstart", {"size": 128, "steps": 8}, ["hopper_night.jpg"]),
+        ("05_training_loop", {}, ["05_rocket_night.png"]),
+        ("06_playground", {"steps": 20}, []),
+    ],
 )
 def test_a_notebook(content, kernel, name, parameters, downloaded):
     path = shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", content)
