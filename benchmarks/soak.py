@@ -22,7 +22,7 @@ def main(minutes: float = 30) -> None:
             playground.start()
         if elapsed >= 60 * len(megabytes):
             megabytes.append(process.memory_info().rss / 1e6)
-            kept = len(playground.painter.history.snapshots), len(playground.painter.history.losses)
+            kept = len(playground.painter.history.snapshots), len(playground.painter.history.records)
             print(
                 f"minute {len(megabytes) - 1}: {megabytes[-1]:.0f} MB, step {playground.steps_made}, kept {kept}",
                 flush=True,

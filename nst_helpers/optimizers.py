@@ -21,8 +21,8 @@ class LBFGS:
     The differences s and y are taken between images after clamping to [0, 1]: they belong to the steps actually made.
     The first step is along the negative gradient, with a root mean square of `first_step` (in pixel values).
 
-    With S and Y the matrices of the pairs, R the upper triangle of Sᵀ Y and D its diagonal, the direction −H g is taken
-    from the compact representation of H (Byrd, Nocedal and Schnabel 1994, equation 3.1), without a loop over pairs:
+    S and Y are the matrices of the pairs, R is the upper triangle of Sᵀ Y, and D its diagonal. The direction is −H g,
+    where the compact representation of H (Byrd, Nocedal and Schnabel 1994, equation 3.1) needs no loop over pairs:
 
         H g = γ g + S R⁻ᵀ ((D + γ Yᵀ Y) R⁻¹ Sᵀ g − γ Yᵀ g) − γ Y R⁻¹ Sᵀ g,    γ = s·y / y·y of the latest pair
 

@@ -1,4 +1,4 @@
-"""State of a run, and the record of each step."""
+"""State of a run, the record of each step, and the result."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -6,7 +6,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .objective import Compositing, Evaluation
+from .objective import Evaluation
+from .objective.problem import Compositing
 from .optimizers import LBFGS, Adam
 from .settings import Settings
 
@@ -27,7 +28,7 @@ class Numbers:
     @property
     def rolled_back(self) -> bool:
         """See `Record`."""
-        return bool(self.values[4])
+        return bool(self.values[-1])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Numbers) and self.values == other.values
@@ -61,6 +62,11 @@ class Record:
             return None
         image, compositing = self._source
         return compositing.display(image).to("cpu", copy=True)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the image in memory."""
+        return 0 if self._source is None else self._source[0].nbytes
 
     def __str__(self) -> str:
         parts = f"total {self.total:.4g}, content {self.content:.4g}, style {self.style:.4g}"
@@ -118,3 +124,20 @@ class State:
     def averaged(self) -> Tensor:
         """The exponential moving average of this size's images; the latest image if it is empty."""
         return self.average / self.average_share if self.average_share else self.image
+
+
+@dataclass(frozen=True)
+class Result:
+    """Result of `transfer`."""
+
+    image: Tensor = field(repr=False)  # (1, 3, H, W) in [0, 1] on the CPU: the best, or with `ema_decay` the average
+    loss: float  # total loss of the image
+    history: tuple[Record, ...] = field(repr=False)  # one record for each step
+    network: str  # "vgg16" or "vgg19"
+    note: str  # which network was used, and why
+    device: str
+    engine: str  # name and precision of the gradients: "plain", "winograd, bfloat16", …
+    sizes: tuple[int, ...]
+    seconds: float
+    interrupted: bool  # whether a keyboard interrupt ended the run early
+    recipe: dict = field(repr=False)  # settings, sources, versions and losses, see `StyleTransfer.recipe`

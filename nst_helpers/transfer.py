@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,12 +16,13 @@ from .engine.graphs import Graph
 from .files.progress import device_name, progress_bar, say
 from .files.surroundings import isolated
 from .images import resize, sides
-from .objective import Evaluation, Objective, Problem
+from .objective import Evaluation, Objective
+from .objective.problem import Problem
 from .optimizers import OPTIMIZERS
 from .provenance import check_sources, recipe_of, settings_of_recipe, sources_of
 from .schedule import start_image
 from .settings import IMAGE, NETWORK_SETTINGS, SETTINGS, SETTINGS_TEXT, STEERABLE, Settings
-from .state import Numbers, Record, State
+from .state import Numbers, Record, Result, State
 from .styles import Region, Style, as_regions
 from .vgg import load_vgg
 
@@ -329,23 +330,6 @@ class StyleTransfer:
 
     def _displayed(self, image: Tensor) -> Tensor:
         return self._objective.compositing.display(image).to("cpu", copy=True)
-
-
-@dataclass(frozen=True)
-class Result:
-    """Result of `transfer`."""
-
-    image: Tensor = field(repr=False)  # (1, 3, H, W) in [0, 1] on the CPU: the best, or with `ema_decay` the average
-    loss: float  # total loss of the image
-    history: tuple[Record, ...] = field(repr=False)  # one record for each step
-    network: str  # "vgg16" or "vgg19"
-    note: str  # which network was used, and why
-    device: str
-    engine: str  # name and precision of the gradients: "plain", "winograd, bfloat16", …
-    sizes: tuple[int, ...]
-    seconds: float
-    interrupted: bool  # whether a keyboard interrupt ended the run early
-    recipe: dict = field(repr=False)  # settings, sources, versions and losses, see `StyleTransfer.recipe`
 
 
 @isolated

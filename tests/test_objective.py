@@ -359,11 +359,11 @@ def test_what_is_not_used_costs_nothing(engine, pictures, image, vgg):
         losses, gradient = formulas()
     with Counted() as found:
         evaluation = run.evaluate(image, run.settings)
-        assert evaluation.losses == pytest.approx(losses, rel=1e-6)
+        assert evaluation.losses == pytest.approx(losses, rel=2e-5)
     torch.testing.assert_close(evaluation.gradient, gradient, rtol=1e-4, atol=1e-6 * gradient.abs().max().item())
     found, expected = (
         Counter(name for name in counted.names if re.search(r"conv|mm|pool|scatter|threshold|relu", name))
         for counted in (found, expected)
     )
     assert found == expected
-    assert found["aten::mm"] + found["aten::bmm"] > 0
+    assert found["aten::mm"] + found["aten::bmm"] + found["aten::baddbmm"] > 0

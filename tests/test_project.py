@@ -167,7 +167,7 @@ class TestHouse:
     def test_the_course_stays_small(self):
         course = {path: text for path, text in self.modules().items() if path.parts[0] not in self.MACHINERY}
         sizes = {str(path): self.lines(text) for path, text in course.items()}
-        assert sum(sizes.values()) <= 2600
+        assert sum(sizes.values()) <= 3000
         for name, size in sizes.items():
             assert size <= (400 if name == "transfer.py" else 260), (name, size)
 
@@ -188,9 +188,9 @@ class TestHouse:
                             assert self.FLOORS.index(other) < self.FLOORS.index(room), f"{path} imports {other}"
 
     def test_each_module_has_a_test_file(self):
-        """Its own, or for engine/, losses/ and presets/ that of the folder."""
+        """Its own, or for engine/, losses/, objective/ and presets/ that of the folder."""
         for path in self.modules():
-            name = path.parts[0] if path.parts[0] in ("engine", "losses", "presets") else path.stem
+            name = path.parts[0] if path.parts[0] in ("engine", "losses", "objective", "presets") else path.stem
             if name != "__init__":
                 assert (ROOT / "tests" / f"test_{name}.py").exists(), path
 

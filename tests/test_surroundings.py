@@ -209,7 +209,7 @@ class TestModes:
         found = nst.transfer(content, region, **settings, network=network, start=content)
         assert equal(found.image, expected.image)
         run = nst.StyleTransfer(content, style, network=network, sizes=(64,), device="cpu")
-        assert run.evaluate(content, run.settings).finite
+        assert run.evaluate(content, run.settings).comparable.isfinite()
 
     def test_the_playground_paints_as_outside(self, pictures, vgg):
         """Its thread has its own modes, but the default dtype belongs to the process."""

@@ -9,12 +9,10 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, normalize, pad
 
 from .gatys import gram_distance, weighted_sum, with_gradient
+from .roots import RIDGE, cross_by_eigenvalues, cross_by_products
 
 MAX_POSITIONS = 4096  # of a feature map whose positions are compared pairwise; larger maps are average-pooled
-RIDGE = 1e-4  # added to variances, so that their roots have a gradient
 DIRECTIONS = 64  # maximum number of projections of the sliced Wasserstein distance
-SMALLEST = 1e-4  # singular value, relative to the largest, from which `_cross_by_products` converges in `ITERATIONS`
-ITERATIONS = 14
 
 
 class StyleLoss:
@@ -97,8 +95,8 @@ class Gram(StyleLoss):
 
     def gathered(self, targets: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return all Gram matrices in one row, the index of each element's term, and 1 / (2 C²) for each term."""
-        sizes = torch.tensor([target.numel() for target in targets])
-        index = torch.arange(len(targets)).repeat_interleave(sizes)
+        sizes = torch.tensor([target.numel() for target in targets], dtype=torch.int64)
+        index = torch.arange(len(targets), dtype=torch.int64).repeat_interleave(sizes)
         halves = (0.5 / sizes.double()).to(targets[0])
         return torch.cat([target.flatten() for target in targets]), index.to(targets[0].device), halves
 
@@ -158,7 +156,7 @@ class Wasserstein(StyleLoss):
         """The gradient of tr (√T Σ √T)^½ with respect to Σ is ½ √T (√T Σ √T)^−½ √T."""
         mean, covariance = _normal(features)
         target_mean, target_trace, root = target
-        cross, pull = (_cross_by_eigenvalues if features.device.type == "cpu" else _cross_by_products)(covariance, root)
+        cross, pull = (cross_by_eigenvalues if features.device.type == "cpu" else cross_by_products)(covariance, root)
         difference = mean - target_mean
         distance = difference.square().sum(1) + covariance.diagonal(dim1=1, dim2=2).sum(1) + target_trace - 2 * cross
         by_covariance = (torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device) - pull) / mean.numel()
@@ -166,39 +164,6 @@ class Wasserstein(StyleLoss):
         by_mean = difference / mean.numel() - (by_covariance @ mean[..., None])[..., 0]  # half of it: it stands twice
         gradient[:, :-1, -1] = gradient[:, -1, :-1] = by_mean
         return (distance / mean.shape[1]).mean(), gradient
-
-
-def _cross_by_eigenvalues(covariance: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
-    """Return tr (R Σ R)^½, (B,), and R (R Σ R)^−½ R, (B, C, C), from Σ and R = √T (B, C, C)."""
-    product = root @ covariance @ root
-    values, vectors = torch.linalg.eigh((product + product.mT) / 2)
-    roots = values.clamp_min(RIDGE**2).sqrt()
-    turned = root @ vectors
-    return roots.sum(1), turned * torch.where(values > RIDGE**2, 1 / roots, 0)[:, None] @ turned.mT
-
-
-def _cross_by_products(covariance: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the same as `_cross_by_eigenvalues`, by operations for which a GPU does not wait for the host.
-
-    With Σ = L Lᵀ and M = R L, (R Σ R)^½ = (M Mᵀ)^½ = M Uᵀ, where U is the orthogonal factor of the polar decomposition
-    of M. U is the limit of the Newton–Schulz iteration X ← X (3 I − Xᵀ X) / 2, scaled for the interval of the singular
-    values (Chen and Chow 2014, "A stable scaling of Newton–Schulz"). Products of a single factor of Σ lose half as many
-    digits as R Σ R: in float32, this is closer to float64 than the eigenvalues are.
-    """
-    eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
-    trace = covariance.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-    L = torch.linalg.cholesky_ex(covariance + 1e-7 * trace * eye).L  # without the addition, rounding may make it fail
-    M = root @ L
-    X = M / torch.linalg.matrix_norm(M, keepdim=True)
-    square = X.mT @ X
-    X = X / (square @ square).square().sum((1, 2), keepdim=True) ** 0.125  # its largest singular value is at most 1
-    smallest = SMALLEST
-    for _ in range(ITERATIONS):
-        scale = math.sqrt(3 / (1 + smallest + smallest**2))
-        X = X @ torch.baddbmm(eye, X.mT, X, beta=1.5 * scale, alpha=-0.5 * scale**3)
-        smallest *= scale * (3 - (scale * smallest) ** 2) / 2
-    pull = torch.linalg.solve_triangular(L, root @ X, upper=False, left=False)
-    return (X * M).sum((1, 2)), (pull + pull.mT) / 2
 
 
 def _normal(moments: Tensor) -> tuple[Tensor, Tensor]:

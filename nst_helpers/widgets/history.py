@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 from torch import Tensor
@@ -17,12 +18,26 @@ ANNOTATIONS = 40  # maximum number of changes on the chart; the latest are shown
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An intermediate image, (1, 3, H, W) on the CPU, with its loss; `step` counts the painting's steps from 1."""
+    """An intermediate image with its loss; `step` counts the painting's steps from 1.
+
+    Both stay on the device of the run until they are read: a painting does not wait for its history.
+    """
 
     step: int
     size: int
-    loss: float
-    image: Tensor = field(repr=False, compare=False)
+    record: Record = field(repr=False, compare=False)
+
+    @property
+    def loss(self) -> float:
+        """The total loss."""
+        return self.record.total
+
+    @cached_property
+    def image(self) -> Tensor:
+        """The image, (1, 3, H, W) in [0, 1] on the CPU."""
+        image = self.record.image
+        assert image is not None  # a record from `StyleTransfer.step`
+        return image
 
 
 class LossPoint(NamedTuple):
@@ -64,7 +79,7 @@ class History:
     """All steps of a painting. Snapshots and losses are thinned out; all changes are kept, to repeat the painting."""
 
     segments: list[Segment] = field(default_factory=list)
-    losses: list[LossPoint] = field(default_factory=list)
+    records: list[tuple[int, Record]] = field(default_factory=list)  # steps of the painting whose losses are kept
     annotations: deque[Annotation] = field(default_factory=lambda: deque(maxlen=ANNOTATIONS))
     snapshots: list[Snapshot] = field(default_factory=list)
     latest: Snapshot | None = None
@@ -77,6 +92,14 @@ class History:
     def steps(self) -> int:
         """Number of steps made."""
         return self.latest.step if self.latest else 0
+
+    @property
+    def losses(self) -> list[LossPoint]:
+        """The points of the loss curves."""
+        return [
+            LossPoint(step, one.total, one.settings.alpha * one.content, one.settings.beta * one.style)
+            for step, one in list(self.records)
+        ]
 
     def begin(self, run: StyleTransfer, start: str | None) -> None:
         """Begin a segment with a run that has not made any step."""
@@ -110,11 +133,9 @@ class History:
         if texts or events:
             self.annotations.append(Annotation(annotated, ", ".join([*texts.values(), *events])))
             self._gesture = None if events else gesture, texts  # nothing is added to the annotation of a new size
-        weighted = record.settings.alpha * record.content, record.settings.beta * record.style
-        assert record.image is not None  # a record from `StyleTransfer.step`
-        self.latest = Snapshot(step, record.size, record.total, record.image)
+        self.latest = Snapshot(step, record.size, record)
         if step % self._losses_every == 0 or record.size_step == 1:
-            self.losses.append(LossPoint(step, record.total, *weighted))
+            self.records.append((step, run.state.history[-1]))  # without the image
         if step % self._every == 0:
             self.snapshots.append(self.latest)
         self._thin()
@@ -123,7 +144,7 @@ class History:
         """Delete everything after a snapshot."""
         step = snapshot.step
         self.segments = _until(self.segments, step)
-        self.losses = [point for point in self.losses if point.step <= step]
+        self.records = [(number, record) for number, record in self.records if number <= step]
         self.annotations = deque((note for note in self.annotations if note.step <= step), ANNOTATIONS)
         self.snapshots = [earlier for earlier in self.snapshots if earlier.step <= step]
         self.latest = snapshot
@@ -132,13 +153,13 @@ class History:
             self._settings |= change
 
     def _thin(self) -> None:
-        while len(self.losses) > LOSS_POINTS:
-            self.losses, self._losses_every = self.losses[::2], 2 * self._losses_every
+        while len(self.records) > LOSS_POINTS:
+            self.records, self._losses_every = self.records[::2], 2 * self._losses_every
         while len(self.snapshots) > SNAPSHOTS or self._bytes() > SNAPSHOT_BYTES:
             self.snapshots, self._every = self.snapshots[1::2], 2 * self._every
 
     def _bytes(self) -> int:
-        return sum(snapshot.image.nbytes for snapshot in self.snapshots[:-1])
+        return sum(snapshot.record.nbytes for snapshot in self.snapshots[:-1])
 
     def code(self, content: str, style: str, step: int | None = None) -> str:
         """Return Python code that repeats the image of a step, bit for bit on the same machine.
