@@ -13,6 +13,7 @@ from torch import Tensor
 from . import validate
 from .engine import pick_engine
 from .engine.graphs import Graph
+from .engine.memory import smaller_size
 from .files.progress import device_name, progress_bar, say
 from .files.surroundings import isolated
 from .images import resize, sides
@@ -53,6 +54,7 @@ class StyleTransfer:
         recipe: from `recipe_from_png`. Its settings apply where no others are given. A warning names the pictures that
             differ from the recipe's.
         device: default: the device of the given `VGG`, else CUDA, then MPS, then the CPU. `run.device` names it.
+        fit: where a size does not fit into a GPU's memory, paint at the largest one that does, with a warning.
 
         {settings}
 
@@ -65,6 +67,7 @@ class StyleTransfer:
         TypeError: unknown settings.
         FloatingPointError: from `step`, if the loss or the gradient of the first image is not finite.
         WeightsError: the network's weights are not available.
+        torch.OutOfMemoryError: from `step`; the message names the largest size that fits.
     """
 
     alpha, beta, tv_weight, content_weights, style_weights, optimizer, learning_rate = map(_setting, STEERABLE)
@@ -78,8 +81,10 @@ class StyleTransfer:
         balance: float | None = None,
         recipe: Mapping | None = None,
         device: torch.device | str | None = None,
+        fit: bool = False,
         **settings,
     ):
+        self._fit = fit
         self.content_image, self.regions = validate.picture("content_image", content_image), as_regions(style_image)
         if balance is not None and "beta" in settings:
             raise ValueError("expected beta or balance, got both: balance chooses beta")
@@ -247,10 +252,13 @@ class StyleTransfer:
 
     def step(self) -> Record:
         """Evaluate the image once, update it once, and return the record; raises RuntimeError if the run is done."""
-        settings, fresh, switched = self._begin_step()
-        state, terms = self.state, self._objective.prepare(settings)
-        key = state, state.optimizer, terms, settings.tv_weight > 0, switched
-        image, losses, kept = self._graph.run(key, lambda: self._update(settings, switched))
+        try:
+            settings, fresh, switched = self._begin_step()
+            state, terms = self.state, self._objective.prepare(settings)
+            key = state, state.optimizer, terms, settings.tv_weight > 0, switched
+            image, losses, kept = self._graph.run(key, lambda: self._update(settings, switched))
+        except torch.OutOfMemoryError as error:
+            return self._at_a_smaller_size(error).step()
         numbers = Numbers(losses, kept)
         if fresh and numbers.rolled_back:
             state.settings = None
@@ -306,14 +314,36 @@ class StyleTransfer:
         return record
 
     def _next_size(self) -> None:
-        state = self.state
-        finest = state.averaged if self.settings.ema_decay else state.best.image
-        self._objective = self._objective_at(state.level + 1, 0)
+        self._objective = self._objective_at(self.state.level + 1, 0)
+        self.state = self._resized_state(self.state.level + 1)
+
+    def _resized_state(self, level: int) -> State:
+        """Return the state at the beginning of another size."""
+        state, settings = self.state, self.settings
+        finest = state.averaged if settings.ema_decay else state.best.image
         image = resize(finest, *self._objective.content_image.shape[2:])
-        kept = self.settings.keep_optimizer_state
-        optimizer = state.optimizer.resized(*image.shape[2:]) if kept else type(state.optimizer)()
-        level = state.level + 1
-        self.state = replace(state, image=image, optimizer=optimizer, level=level, size_step=0, average_share=0.0)
+        old, kept = state.optimizer, settings.keep_optimizer_state
+        optimizer = old.resized(*image.shape[2:]) if kept else type(old)()
+        return replace(state, image=image, optimizer=optimizer, level=level, size_step=0, average_share=0.0)
+
+    def _at_a_smaller_size(self, error: torch.OutOfMemoryError) -> "StyleTransfer":
+        """Return the run, from now on at the largest size that fits into the GPU's memory, see `smaller_size`."""
+        settings = self.settings
+        level = self.state.level + (self.state.size_step >= settings.steps[self.state.level])
+        least = max(settings.sizes[:level], default=self.network.min_side)
+        size = smaller_size(error, self._try_at, settings.sizes[level], least, self.device, self._fit)
+        sizes, steps = (*settings.sizes[:level], size), settings.steps[: level + 1]
+        with self._steering:
+            self._settings = replace(self._settings, sizes=sizes, steps=steps)
+        self._objective = self._objective_at(level, 0)
+        self.state = self._resized_state(level)
+        return self
+
+    def _try_at(self, size: int) -> None:
+        own = {"network": self.network, "engine": self.engine, "sizes": (size,), "steps": 2, "start": "content"}
+        run = StyleTransfer(self.content_image, self.regions, **(self.settings.arguments() | own))
+        run.step(), run.step()
+        self.engine.low_precision = self._is_low(self.state.size_step)
 
     def _objective_at(self, level: int, size_step: int) -> Objective:
         self.engine.low_precision = self._is_low(size_step)
@@ -351,7 +381,7 @@ def transfer(
         report_every: print the losses after every `report_every` steps.
         progress: whether to show a progress bar; None shows it in a terminal or a notebook. False also suppresses the
             line about device, network and sizes.
-        quality, balance, recipe, device: see `StyleTransfer`.
+        quality, balance, recipe, device, fit: see `StyleTransfer`.
 
         {settings}
 

@@ -9,6 +9,7 @@ from oracles import plain_losses
 
 import nst_helpers as nst
 from nst_helpers import vgg
+from nst_helpers.engine import memory, pick_engine
 from nst_helpers.state import JUMP
 
 
@@ -269,3 +270,54 @@ class TestDevice:
         assert result.device == "cuda"
         assert result.image.device.type == "cpu"
         assert result.loss < 0.5 * result.history[0].total
+
+
+class TestMemory:
+    """A GPU that has enough memory for 40 px, pretended."""
+
+    @pytest.fixture
+    def make(self, vgg, picture, monkeypatch):
+        def make(**settings):
+            chosen = pick_engine(vgg, "direct")
+            forward = chosen.forward
+
+            def limited(image, request):
+                if image.shape[3] > 40:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                return forward(image, request)
+
+            chosen.forward = limited
+            run = nst.StyleTransfer(picture(60, 80), picture(80, 80, 1), network=vgg, engine=chosen, **settings)
+            monkeypatch.setattr(memory, "SMALL", 32)
+            monkeypatch.setattr(memory, "largest_size", lambda try_at, tried, device: try_at(32) or 40)
+            return run
+
+        return make
+
+    def test_the_message_names_the_largest_size(self, make):
+        run = make(sizes=(32, 64), steps=(2, 3))
+        run.step(), run.step()
+        image = run.image
+        with pytest.raises(torch.OutOfMemoryError, match=r"64 px do not fit .* 40 px: pass sizes=\(40,\), or fit=True"):
+            run.step()
+        assert torch.equal(run.image, image)  # nothing is lost
+
+    def test_the_run_goes_on_if_asked(self, make):
+        run = make(sizes=(32, 64, 80), steps=(2, 3, 4), fit=True)
+        with pytest.warns(UserWarning, match=r"64 px do not fit .*: painting at 40 px"):
+            records = list(run)
+        assert [record.size for record in records] == [32, 32, 40, 40, 40]
+        assert run.settings.sizes == (32, 40)
+        assert records[-1].total < records[2].total
+
+    def test_memory_is_proportional_to_the_pixels(self, monkeypatch):
+        """256 px take 1 GB, 3 GB are free beside the 2 GB that are in use: 256 · √(0.9 · 3) = 420 px."""
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2e9)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3e9)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3e9, 8e9))
+        tried = []
+        assert memory.largest_size(tried.append, 2048, torch.device("cuda")) == 416
+        assert tried == [256]
+        assert memory.largest_size(tried.append, 300, torch.device("cuda")) == 288

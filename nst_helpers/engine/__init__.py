@@ -78,8 +78,10 @@ def pick_engine(network: VGG, engine: str = "auto", precision: str = "auto") -> 
             the same with our Winograd convolutions, on a CPU. "auto" chooses "winograd" on a CPU, and "direct" on other
             devices, unless its gradient proves wrong there.
         precision: of the gradients of "direct" and "winograd": "float32", "bfloat16" or "float16". "auto" is bfloat16
-            on a CPU with instructions for it, float16 on a GPU with tensor cores, and float32 elsewhere. With float16,
-            the forward pass is in float16 too. "plain" always uses float32.
+            on a CPU with instructions for it and on NVIDIA GPUs since Ampere, float16 on those with tensor cores before
+            (a T4), and float32 elsewhere. With float16, the forward pass is in float16 too; with bfloat16, it is in
+            float32 after the first evaluations at a size, which an NVIDIA GPU rounds to TF32 in convolutions unless
+            `torch.backends.cudnn.allow_tf32` is False. "plain" always uses float32.
 
     Raises ValueError for an unknown name, and for an engine that is not available on the device.
     """
@@ -109,8 +111,8 @@ def _builders(network: VGG, engine: str, precision: str) -> list[Callable[[], En
     formats = [torch.float32]
     if device.type == "cpu" and has_bfloat16():
         formats = [torch.bfloat16]
-    elif device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0):  # tensor cores
-        formats = [torch.float16, torch.float32]
+    elif device.type == "cuda":
+        formats = [*_tensor_core_formats(torch.cuda.get_device_capability(device)), torch.float32]
     if precision != "auto":
         formats = [getattr(torch, precision)]
     kinds = [kind for kind in ENGINES if engine in ("auto", kind)]
@@ -120,6 +122,11 @@ def _builders(network: VGG, engine: str, precision: str) -> list[Callable[[], En
     if "direct" in kinds:
         builders += [partial(_by_hand, network, "direct", dtype) for dtype in formats]
     return [*builders, partial(Plain, network)] if "plain" in kinds else builders
+
+
+def _tensor_core_formats(capability: tuple[int, int]) -> list[torch.dtype]:
+    """Return the best format for the tensor cores of an NVIDIA GPU: Volta and Turing have float16 only."""
+    return [] if capability < (7, 0) else [torch.float16] if capability < (8, 0) else [torch.bfloat16]
 
 
 def _winograd_works(engine: str) -> bool:

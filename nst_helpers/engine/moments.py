@@ -29,9 +29,10 @@ def mean_product(a: Tensor, b: Tensor) -> Tensor:
 
 def _products(a: Tensor, b: Tensor, factor: float) -> Tensor:
     """Return aᵀ b · factor (B, A', B') of batches of matrices a (B, n, A') and b (B, n, B')."""
-    if a.device.type == "cuda" and a.dtype != torch.float32:  # reads the rows' format, and writes float32
+    on_cuda = a.device.type == "cuda"
+    if on_cuda and a.dtype != torch.float32 and hasattr(torch.ops.aten.bmm, "dtype"):  # since torch 2.8
         return torch.bmm(a.mT, b, out_dtype=torch.float32).mul_(factor)
-    if a.dtype == torch.float16:  # sums would exceed 65504, its maximum
+    if on_cuda or a.dtype == torch.float16:  # in float16, sums would exceed 65504
         a, b = a.float(), b.float()
     nothing = a.new_empty(len(a), a.shape[2], b.shape[2])
     return torch.baddbmm(nothing, a.mT, b, beta=0, alpha=factor)

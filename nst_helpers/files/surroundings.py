@@ -118,7 +118,7 @@ def _isolation(gradients: bool) -> Iterator[None]:
 
 
 class _FullPrecision:
-    """Products of float32 matrices on a CPU in full precision while at least one thread is inside."""
+    """Products of float32 matrices in full precision while at least one thread is inside."""
 
     def __init__(self):
         self._lock, self._inside = threading.Lock(), 0
@@ -188,4 +188,6 @@ def _own_value(setting: Any) -> str:
 
 def _settings() -> list[Any]:
     mkldnn: Any = torch.backends.mkldnn
-    return [mkldnn.matmul, mkldnn.conv] if hasattr(mkldnn, "matmul") else [_legacy]
+    if not hasattr(mkldnn, "matmul"):
+        return [_legacy]
+    return [mkldnn.matmul, mkldnn.conv, torch.backends.cuda.matmul]
