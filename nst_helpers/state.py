@@ -95,6 +95,7 @@ class State:
     history: list[Record] = field(default_factory=list)
 
     def __post_init__(self):
+        self.image = self.image.detach().clone(memory_format=torch.contiguous_format)  # steps will change it
         self.damping, self.learning_rate = self.image.new_ones(()), self.image.new_ones(())
         self.factors = self.image.new_tensor([0.5, 1.0, 2.0])
         self.average = torch.zeros_like(self.image)

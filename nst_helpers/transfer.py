@@ -319,11 +319,10 @@ class StyleTransfer:
 
     def _resized_state(self, level: int) -> State:
         """Return the state at the beginning of another size."""
-        state, settings = self.state, self.settings
-        finest = state.averaged if settings.ema_decay else state.best.image
-        image = resize(finest, *self._objective.content_image.shape[2:])
+        state, settings, (height, width) = self.state, self.settings, sides(self._objective.content_image)
+        image = resize(state.averaged if settings.ema_decay else state.best.image, height, width)
         old, kept = state.optimizer, settings.keep_optimizer_state
-        optimizer = old.resized(*image.shape[2:]) if kept else type(old)()
+        optimizer = old.resized(height, width) if kept else type(old)()
         return replace(state, image=image, optimizer=optimizer, level=level, size_step=0, average_share=0.0)
 
     def _at_a_smaller_size(self, error: torch.OutOfMemoryError) -> "StyleTransfer":

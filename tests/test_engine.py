@@ -566,3 +566,56 @@ class TestLowPrecision:
             run.step()
         full = run.step()
         assert run.best_loss == full.total
+
+
+class TestFloat16Range:
+    """float16 ends at 65504: sums are taken in float32, and gradients scaled."""
+
+    def test_gram_sums_are_taken_in_float32(self):
+        rows = torch.full((70_000, 4), 60.0, dtype=torch.float16)
+        request = Request([], ["relu1_1"], means=True)
+        found = moments.moments(rows, request, "relu1_1")
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found[0, :4, :4], torch.full((4, 4), 3600.0))
+        torch.testing.assert_close(found[0, :4, 4], torch.full((4,), 60.0))
+
+    @pytest.mark.parametrize("size", [64, 256, pytest.param(1024, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("pair", PAIRS[:2], ids="+".join)
+    @pytest.mark.filterwarnings("ignore:.*enlarged")
+    def test_headroom(self, vgg, root, monkeypatch, size, pair):
+        """Gradients, relative to their root mean square where a block begins, at which `_rescaled` makes it 1.
+
+        Measured: at most 70 (250 at the image) at 64 px, and 170 (960) at 1024 px. If they grew as the square root of
+        the number of pixels from there, 4096 px would still leave a factor of 16.
+        """
+        peaks, begun = [], {}
+        backward = direct.DirectConvolution.backward
+
+        def recorded(convolution, g, mask, mode, shape, buffers):
+            out = backward(convolution, g, mask, mode, shape, buffers)
+            unit = begun.setdefault(shape, g.square().mean().sqrt())
+            peaks.append((max(g.abs().max(), out.abs().max()) / unit).item())
+            return out
+
+        monkeypatch.setattr(direct.DirectConvolution, "backward", recorded)
+        content = nst.load_image(root / "data/content" / f"{pair[0]}.jpg", size)
+        style = nst.load_image(root / "data/styles" / f"{pair[1]}.jpg", size)
+        layers = dict.fromkeys(nst.STYLE_WEIGHTS, 0.2)
+        settings = {"network": vgg, "sizes": (size,), "engine": "direct", "precision": EXACT, "style_weights": layers}
+        run = nst.StyleTransfer(content, style, **settings)
+        run.evaluate(run.image, run.settings)
+        print(f"{size} px, {pair}: peaks", [round(peak) for peak in peaks])
+        assert len(peaks) == 13
+        assert 1 < max(peaks) < 65504 / 16 / 4
+
+    @pytest.mark.parametrize("size", [64, 128, 512, 2048, 4096])
+    def test_the_scale_does_not_depend_on_the_size(self, networks, picture, size):
+        """Losses are means, so that gradients fall with the number of pixels; scaled, they are the same numbers."""
+        engine = pick_engine(networks["vgg19", "max"], "direct", "float16")
+        maps, grams, tape = engine.forward(picture(64, 64), Request(*DEFAULT))
+        by_maps, by_grams = ({layer: x / x.numel() for layer, x in part.items()} for part in (maps, grams))
+        right = engine.backward(tape, by_maps, by_grams)
+        factor = (64 / size) ** 2
+        found = engine.backward(tape, *({k: x * factor for k, x in part.items()} for part in (by_maps, by_grams)))
+        assert found.isfinite().all()
+        assert (found / factor - right).norm() < 1e-2 * right.norm()

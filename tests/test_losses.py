@@ -3,7 +3,11 @@ import torch
 from torch.autograd import gradcheck
 
 import nst_helpers as nst
-from nst_helpers.losses.gatys import relative_weights
+from nst_helpers.losses import roots
+from nst_helpers.losses.content import CONTENT_LOSSES
+from nst_helpers.losses.gatys import relative_weights, with_gradient
+from nst_helpers.losses.style import STYLE_LOSSES
+from nst_helpers.losses.total_variation import total_variation_gradient
 
 
 @pytest.fixture
@@ -124,3 +128,93 @@ class TestTotalVariation:
 
 def test_total_loss():
     assert nst.total_loss(torch.tensor(2.0), torch.tensor(3.0), alpha=5, beta=7) == 31
+
+
+class TestGradients:
+    """The formulas against autograd."""
+
+    def test_feature_reconstruction(self, maps):
+        F, P = maps(1, 4, 5, 6), maps(1, 4, 5, 6, seed=1)
+        expected = with_gradient(lambda F: nst.content_loss(F, P), F)
+        torch.testing.assert_close(CONTENT_LOSSES["features"](F, P, 1), expected)
+
+    @pytest.mark.parametrize("power", [1, 2])
+    def test_total_variation(self, maps, power):
+        image = maps(1, 3, 5, 6)
+        _, expected = with_gradient(lambda image: nst.total_variation_loss(image, power), image)
+        torch.testing.assert_close(total_variation_gradient(image, power), expected)
+
+    @pytest.mark.parametrize("name", ["gram", "mean_std", "wasserstein"])
+    def test_weighted_styles(self, maps, name):
+        """Of several terms at once, with respect to a symmetric change of the features."""
+        loss = STYLE_LOSSES[name]
+        features, styles = ([moments(maps(1, C, 6, 7, seed=seed + C)) for C in (2, 5)] for seed in (0, 9))
+        if name == "gram":
+            features, styles = ([one[:, :-1, :-1] for one in ones] for ones in (features, styles))
+        targets = [loss.target(loss.statistics(one, None, 1)) for one in styles]
+        shares, beta = torch.tensor([0.3, 1.7], dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)
+        gathered = loss.gathered(targets)
+        spread = loss.spread(shares, gathered)
+        value, gradients = loss.weighted(features, gathered, [None] * 2, [1] * 2, spread, beta)
+        expected = sum(
+            share * naive_distance(name, *pair)
+            for share, pair in zip(shares, zip(features, styles, strict=True), strict=True)
+        )
+        torch.testing.assert_close(value, expected)
+        for index, (one, gradient) in enumerate(zip(features, gradients, strict=True)):
+            torch.testing.assert_close(gradient, gradient.mT)
+            _, right = with_gradient(lambda M, i=index: shares[i] * naive_distance(name, M, styles[i]), one)
+            torch.testing.assert_close(gradient, beta * (right + right.mT) / 2)
+
+
+def moments(maps):
+    """Gram matrix of features and a channel of ones."""
+    return nst.gram_matrix(torch.cat([maps, torch.ones_like(maps[:, :1])], 1))
+
+
+def naive_distance(name, found, wanted):
+    if name == "gram":
+        return (found - wanted).square().mean() / 4
+    parts = [(M[0, :-1, -1], M[0, :-1, :-1] - torch.outer(M[0, :-1, -1], M[0, :-1, -1])) for M in (found, wanted)]
+    (m, C), (n, D) = parts
+    if name == "mean_std":
+        return (m - n).square().mean() + ((C.diag() + 1e-4).sqrt() - (D.diag() + 1e-4).sqrt()).square().mean()
+    C, D = (S + 1e-4 * torch.eye(len(S), dtype=S.dtype) for S in (C, D))
+    values, vectors = torch.linalg.eigh(D)
+    root = vectors * values.sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ C @ root).sqrt().sum()
+    return ((m - n).square().sum() + C.trace() + D.trace() - 2 * cross) / len(m)
+
+
+class TestRoots:
+    @pytest.mark.parametrize("C", [1, 3, 64])
+    def test_both_ways_agree(self, maps, C):
+        covariance, other = (
+            S @ S.mT / (2 * C) + 1e-4 * torch.eye(C, dtype=torch.float64)
+            for S in (maps(2, C, 2 * C), maps(2, C, 2 * C, seed=1))
+        )
+        values, vectors = torch.linalg.eigh(other)
+        root = vectors * values.sqrt()[:, None] @ vectors.mT
+        expected = roots.cross_by_eigenvalues(covariance, root)
+        torch.testing.assert_close(roots.cross_by_products(covariance, root), expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.long
+    @pytest.mark.parametrize("layer", [layer for layer, weight in nst.STYLE_WEIGHTS.items() if weight])
+    def test_products_are_closer_to_float64_than_eigenvalues(self, vgg, root, layer):
+        """On the features of real pictures in float32: the share of a distance's gradient with respect to features."""
+        pictures = (root / "data" / name for name in ("content/rocket.jpg", "styles/night.jpg"))
+        features = [nst.get_features(nst.load_image(path, 256), vgg, [layer])[layer][0].flatten(1) for path in pictures]
+        eye = 1e-4 * torch.eye(len(features[0]))
+        S, T = (torch.cov(F, correction=0) + eye for F in features)
+        values, vectors = torch.linalg.eigh(T.double())
+        R = (vectors * values.sqrt() @ vectors.T)[None]
+        value, pull = roots.cross_by_eigenvalues(S.double()[None], R)
+        errors = {}
+        for way in (roots.cross_by_eigenvalues, roots.cross_by_products):
+            found, found_pull = way(S[None], R.float())
+            assert found.item() == pytest.approx(value.item(), rel=5e-4)
+            errors[way] = ((found_pull - pull) @ features[0].double()).norm() / (
+                (eye - pull) @ features[0].double()
+            ).norm()
+        print(layer, [f"{error:.1e}" for error in errors.values()])
+        assert errors[roots.cross_by_products] < min(0.1, errors[roots.cross_by_eigenvalues])

@@ -57,6 +57,18 @@ class TestState:
         assert list(resumed) == expected
 
 
+    @pytest.mark.parametrize("start", ["content", "gray", None])
+    def test_the_pictures_are_left_as_they_are(self, vgg, picture, start):
+        """Steps change the image in place, which must not be the one that was passed, nor the content image."""
+        content, style, own = picture(48, 64), picture(64, 60, 1), picture(48, 64, 2)
+        run = nst.StyleTransfer(content, style, network=vgg, sizes=(64,), steps=8, start=start or own)
+        run.engine.low_precision_steps = 4  # then the targets are computed again
+        before = [image.clone() for image in (content, style, own, run._objective.content_image)]
+        list(run)
+        for image, same in zip((content, style, own, run._objective.content_image), before, strict=True):
+            assert torch.equal(image, same)
+
+
 class TestEmaDecay:
     def test_is_the_weighted_mean_of_this_sizes_images(self, make_run):
         run = make_run(optimizer="adam", ema_decay=0.9, sizes=(32, 48), steps=(3, 5), start="noise")
