@@ -1,5 +1,6 @@
 """Every engine against the plain float32 loop, written here once more, as the oracle."""
 
+import contextlib
 import itertools
 import statistics
 import subprocess
@@ -14,7 +15,7 @@ from torch.nn.functional import conv2d, cosine_similarity, max_pool2d
 
 import nst_helpers as nst
 from nst_helpers import engine
-from nst_helpers.engine import Request, by_hand, direct, kernels, moments, pick_engine, winograd
+from nst_helpers.engine import Request, by_hand, direct, graphs, kernels, moments, pick_engine, winograd
 from nst_helpers.masks import parts_of
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("winograd_for_small_pictures")]
@@ -619,3 +620,76 @@ class TestFloat16Range:
         found = engine.backward(tape, *({k: x * factor for k, x in part.items()} for part in (by_maps, by_grams)))
         assert found.isfinite().all()
         assert (found / factor - right).norm() < 1e-2 * right.norm()
+
+
+class TestGraph:
+    """The logic around `torch.cuda`, which is pretended: a graph replays what the function did to its tensors."""
+
+    class Events:
+        waited = 0
+
+        def record(self):
+            pass
+
+        def synchronize(self):
+            TestGraph.Events.waited += 1
+
+    @pytest.fixture
+    def graph(self, monkeypatch):
+        class CUDAGraph:
+            def replay(self):
+                self.replayed = getattr(self, "replayed", 0) + 1
+
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", CUDAGraph)
+        monkeypatch.setattr(torch.cuda, "graph", lambda graph, capture_error_mode: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "Event", self.Events)
+        return graphs.Graph(torch.device("cuda"))
+
+    def test_is_captured_after_a_warm_up_and_replayed(self, graph):
+        calls = []
+
+        def step():
+            calls.append(1)
+            return (torch.tensor(float(len(calls))),)
+
+        self.Events.waited = 0
+        outputs = [graph.run("key", step)[0] for _ in range(graphs.WARM_UP + 4)]
+        assert len(calls) == graphs.WARM_UP + 1  # the last is the capture
+        assert graph._graph.replayed == 4
+        assert self.Events.waited == graphs.WARM_UP + 4 - graphs.AHEAD
+        assert len({output.data_ptr() for output in outputs[graphs.WARM_UP :]}) == 4  # copies
+        graph.run("another", step)
+        assert len(calls) == graphs.WARM_UP + 2
+        assert graph._graph is None
+
+    def test_a_failed_capture_is_said_once(self, graph):
+        def step():
+            if len(calls) == graphs.WARM_UP and not captured:
+                captured.append(1)
+                raise RuntimeError("operation not permitted when stream is capturing")
+            calls.append(1)
+            return (torch.ones(()),)
+
+        calls, captured = [], []
+        with pytest.warns(UserWarning, match="cannot be captured as a CUDA graph.*: operation not permitted") as said:
+            outputs = [graph.run("key", step) for _ in range(graphs.WARM_UP + 5)]
+        assert len(said) == 1
+        assert len(calls) == len(outputs) == graphs.WARM_UP + 5
+
+    def test_on_other_devices_the_function_is_called(self):
+        graph = graphs.Graph(torch.device("cpu"))
+        assert [graph.run("key", lambda: (1,)) for _ in range(9)] == [(1,)] * 9
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((6, 1), []), ((7, 5), ["float16"]), ((8, 0), [HALF]), ((9, 0), [HALF])]
+)
+def test_the_card_decides(monkeypatch, capability, expected):
+    """A T4 is 7.5, an H100 9.0. What is chosen is the first that gives the right gradient there."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    with torch.device("meta"):
+        network = nst.VGG("vgg19")
+    monkeypatch.setattr(nst.VGG, "device", torch.device("cuda"))
+    built = [build() for build in engine._builders(network, "auto", "auto")]
+    assert [one.precision for one in built] == [*expected, EXACT, EXACT]
+    assert [one.kind for one in built] == ["direct"] * (len(expected) + 1) + ["plain"]

@@ -56,7 +56,6 @@ class TestState:
         resumed.state = copy.deepcopy(state)
         assert list(resumed) == expected
 
-
     @pytest.mark.parametrize("start", ["content", "gray", None])
     def test_the_pictures_are_left_as_they_are(self, vgg, picture, start):
         """Steps change the image in place, which must not be the one that was passed, nor the content image."""
