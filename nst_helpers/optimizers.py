@@ -36,7 +36,8 @@ class LBFGS:
     order: Tensor = field(default=LATER, repr=False)  # (history,): rows of `pairs`, the oldest first
     small: Tensor = field(default=LATER, repr=False)  # (3, history, history): R⁻¹, Sᵀ Y and Yᵀ Y, the oldest first
     gamma: Tensor = field(default=LATER, repr=False)  # a scalar; 0 without any pair
-    older: Tensor = field(default=LATER, repr=False)  # like `small`: 0 where the latest pair stands in R⁻¹, else 1
+    zero: Tensor = field(default=LATER, repr=False)  # a scalar
+    older: Tensor = field(default=LATER, repr=False)  # like `small`: False where the latest pair stands in R⁻¹
     latest: Tensor = field(default=LATER, repr=False)  # (history,): 1 for the latest pair, else 0
     last: Tensor = field(default=LATER, repr=False)  # (2, 3·H·W): image and gradient of the step before
     linked: Tensor = field(default=LATER, repr=False)  # a scalar: whether the next step makes a pair with `last`
@@ -87,9 +88,9 @@ class LBFGS:
         self.pairs, self.last = g.new_zeros(2, rows, len(g)), g.new_zeros(2, len(g))
         self.order = torch.arange(rows, device=g.device)
         self.small = torch.zeros(3, rows, rows, dtype=small, device=g.device)
-        self.gamma = torch.zeros((), dtype=small, device=g.device)
-        self.older = torch.ones_like(self.small)
-        self.older[0, -1] = self.older[0, :, -1] = 0
+        self.gamma, self.zero = torch.zeros(2, dtype=small, device=g.device).unbind()
+        self.older = torch.ones_like(self.small, dtype=torch.bool)
+        self.older[0, -1] = self.older[0, :, -1] = False
         self.latest = (self.order == rows - 1).to(small)
         self.linked = torch.zeros((), dtype=torch.bool, device=g.device)
 
@@ -99,7 +100,7 @@ class LBFGS:
         accepted = (curvature > 0) & keep & self.linked
         self.linked.fill_(True)
         inverse = accepted / curvature.clamp_min(torch.finfo(curvature.dtype).tiny)
-        torch.mul(self.small.roll((-1, -1), (1, 2)), self.older * keep, out=self.small)
+        torch.where(self.older & keep, self.small.roll((-1, -1), (1, 2)), self.zero, out=self.small)
         R_inverse = self.small[0]
         torch.mul(torch.addmv(self.latest, R_inverse, with_y[0], alpha=-1), inverse, out=R_inverse[:, -1])
         self.small[1:, :, -1] = with_y

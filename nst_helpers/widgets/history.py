@@ -16,7 +16,7 @@ LOSS_POINTS = 600  # maximum number of points of the loss curves; beyond it, eve
 ANNOTATIONS = 40  # maximum number of changes on the chart; the latest are shown
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """An intermediate image with its loss; `step` counts the painting's steps from 1.
 
@@ -25,7 +25,7 @@ class Snapshot:
 
     step: int
     size: int
-    record: Record = field(repr=False, compare=False)
+    record: Record = field(repr=False)
 
     @property
     def loss(self) -> float:
