@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
 INSTALLED := .venv/installed
 
-.PHONY: demo test-quick test test-all test-browser soak lab app lint bench notebooks address styles
+.PHONY: demo test-quick test test-all test-browser soak lab app lint bench bench-gpu notebooks address styles
 
 demo: $(INSTALLED)  ## paint data/'s demo pair into outputs/
 	$(BIN)/python -m nst_helpers.demo
@@ -37,6 +37,9 @@ lint: $(INSTALLED)  ## ruff over modules and notebooks, mypy over nst_helpers
 
 bench: $(INSTALLED)  ## measure speed and memory against the plain loop
 	$(BIN)/python -m benchmarks.bench
+
+bench-gpu: $(INSTALLED)  ## on a graphics card, in under 8 minutes: correctness, speed, memory, a painting
+	$(BIN)/python -m benchmarks.gpu
 
 notebooks: $(INSTALLED)  ## run all notebooks and write their outputs into them
 	$(BIN)/python notebooks/make_notebooks.py

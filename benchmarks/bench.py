@@ -22,10 +22,11 @@ from torch.nn.functional import conv2d
 
 import nst_helpers as nst
 from benchmarks.plain_loop import COMPARED, PlainLoop, build
-from nst_helpers.engine import pick_engine
+from nst_helpers.engine import Request, pick_engine
 from nst_helpers.engine.direct import fused_convolution_works
 from nst_helpers.images import resize
-from nst_helpers.losses.gatys import CONTENT_LAYER, STYLE_WEIGHTS, content_loss, gram_distance, total_loss
+from nst_helpers.losses.content import feature_reconstruction
+from nst_helpers.losses.gatys import CONTENT_LAYER, STYLE_WEIGHTS, gram_distance, total_loss
 
 HERE = Path(__file__).parent
 DATA = HERE.parent / "data"
@@ -161,8 +162,8 @@ def evaluation(name: str, size: int):
         engine = pick_engine(network, kind, precision)
         engine.low_precision = low
         with torch.no_grad():
-            target = engine(content, [CONTENT_LAYER], [])[0][CONTENT_LAYER]
-            style_grams = engine(style, [], list(STYLE_WEIGHTS))[1]
+            target = engine.forward(content, Request([CONTENT_LAYER], []))[0][CONTENT_LAYER]
+            style_grams = engine.forward(style, Request([], list(STYLE_WEIGHTS)))[1]
 
     def by_modules() -> None:
         x = image.detach().requires_grad_()
@@ -172,11 +173,15 @@ def evaluation(name: str, size: int):
         x.grad.sum().item()
 
     def by_engine() -> None:
-        x = image.detach().requires_grad_()
-        maps, grams = engine(x, [CONTENT_LAYER], list(STYLE_WEIGHTS))
+        maps, grams, tape = engine.forward(image, Request([CONTENT_LAYER], list(STYLE_WEIGHTS)))
         style = sum(gram_distance(grams[layer], style_grams[layer]) for layer in STYLE_WEIGHTS)
-        loss = total_loss(content_loss(maps[CONTENT_LAYER], target), style, 1.0, COMPARED["beta"])
-        torch.autograd.grad(loss, x)[0].sum().item()
+        content, by_maps = feature_reconstruction(maps[CONTENT_LAYER], target)
+        total_loss(content, style, 1.0, COMPARED["beta"])
+        by_grams = {
+            layer: (grams[layer] - style_grams[layer]) * (COMPARED["beta"] / (2 * grams[layer].numel()))
+            for layer in STYLE_WEIGHTS
+        }
+        engine.backward(tape, {CONTENT_LAYER: by_maps}, by_grams).sum().item()
 
     return by_modules if name in MODULES else by_engine
 

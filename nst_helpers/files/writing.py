@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -186,6 +185,8 @@ def _write_gif(frames: list[Image.Image], path: Path, frames_per_second: float) 
 
 def _write_mp4(frames: list[Image.Image], path: Path, frames_per_second: float) -> None:
     """Write frames of one size as H.264, without the last row or column of odd sizes. Raises OSError if it fails."""
+    import imageio_ffmpeg  # only here: a machine for measurements may lack it
+
     width, height = (side // 2 * 2 for side in frames[0].size)
     frames = [*frames, *[frames[-1]] * round(2 * frames_per_second)]
     writer = imageio_ffmpeg.write_frames(
