@@ -177,7 +177,7 @@ class Measurements:
                 for name in STYLE_LOSSES:
                     own = partial(Toolkit, networks["vgg19"], images, style_loss=name)
                     plain = partial(own, PLAIN)
-                    self.series(networks["vgg19"], size, "style losses", {name: partial(own, None)}, plain, None)
+                    self.series(networks["vgg19"], size, "style loss", {name: partial(own, None)}, plain, None)
         self.report["seconds"] = time.perf_counter() - self.began
 
 
@@ -207,11 +207,7 @@ def aims(report: dict) -> str:
 
     seconds = [one["seconds"] for one in report["paintings"] if (one["size"], one["quality"]) == (512, "good")]
     lines = [
-        (
-            "share of the roofline of a step at 1024 px on an H100",
-            "60 %",
-            max(found(1024, "step roofline"), default=None),
-        ),
+        ("share of the roofline, step at 1024 px, H100", "0.6", max(found(1024, "step roofline"), default=None)),
         ("speed, step at 512 px, plain loop = 1", "4", max(found(512, "step ×"), default=None)),
         ("seconds of a good painting of 512 px", "2", min(seconds, default=None)),
     ]
