@@ -153,9 +153,9 @@ class TestGradients:
             features, styles = ([one[:, :-1, :-1] for one in ones] for ones in (features, styles))
         targets = [loss.target(loss.statistics(one, None, 1)) for one in styles]
         shares, beta = torch.tensor([0.3, 1.7], dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)
-        gathered = loss.gathered(targets)
+        gathered = loss.gathered([(target, None, 1) for target in targets])
         spread = loss.spread(shares, gathered)
-        value, gradients = loss.weighted(features, gathered, [None] * 2, [1] * 2, spread, beta)
+        value, gradients = loss.weighted(features, gathered, spread, beta)
         expected = sum(
             share * naive_distance(name, *pair)
             for share, pair in zip(shares, zip(features, styles, strict=True), strict=True)

@@ -57,30 +57,20 @@ class StyleLoss:
         distance, gradient = with_gradient(lambda features: self.distance(features, target, mask, pool), features)
         return distance, gradient if self.needs == "maps" else (gradient + gradient.mT) / 2
 
-    def gathered(self, targets: Sequence[Any]) -> Any:
-        """Return the targets of several terms of the style loss, prepared for `weighted`."""
-        return targets
+    def gathered(self, terms: Sequence[tuple[Any, Tensor | None, int]]) -> Any:
+        """Return several terms of the style loss, (target, mask, pool), prepared for `weighted`."""
+        return terms
 
-    def spread(self, shares: Tensor, targets: Any) -> Tensor:
+    def spread(self, shares: Tensor, terms: Any) -> Tensor:
         """Return the shares of the terms, (terms,), prepared for `weighted`; called when they have changed."""
         return shares
 
-    def weighted(
-        self,
-        features: Sequence[Tensor],
-        targets: Any,
-        masks: Sequence[Tensor | None],
-        pools: Sequence[int],
-        shares: Tensor,
-        beta: Tensor,
-    ) -> tuple[Tensor, Sequence[Tensor]]:
+    def weighted(self, features: Sequence[Tensor], terms: Any, shares: Tensor, beta: Tensor) -> tuple[Tensor, Sequence]:
         """Return Σ share · distance over several terms, and β times its gradients with respect to their features.
 
-        features, masks, pools: as in `distance`, for each term.
-        targets, shares: from `gathered` and `spread`.
-        beta: a scalar.
+        features: those of each term. terms, shares: from `gathered` and `spread`. beta: a scalar.
         """
-        found = [self.with_gradient(*term) for term in zip(features, targets, masks, pools, strict=True)]
+        found = [self.with_gradient(one, *term) for one, term in zip(features, terms, strict=True)]
         gradients = [gradient * scale for (_, gradient), scale in zip(found, shares * beta, strict=True)]
         return torch.stack([distance for distance, _ in found]) @ shares, gradients
 
@@ -93,28 +83,20 @@ class Gram(StyleLoss):
     def distance(self, features: Tensor, target: Tensor, mask: Tensor | None, pool: int) -> Tensor:
         return gram_distance(features, target)
 
-    def gathered(self, targets: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def gathered(self, terms: Sequence) -> tuple[Tensor, Tensor, Tensor]:
         """Return all Gram matrices in one row, the index of each element's term, and 1 / (2 C²) for each term."""
-        sizes = torch.tensor([target.numel() for target in targets], dtype=torch.int64)
-        index = torch.arange(len(targets), dtype=torch.int64).repeat_interleave(sizes)
-        halves = (0.5 / sizes.double()).to(targets[0])
-        return torch.cat([target.flatten() for target in targets]), index.to(targets[0].device), halves
+        rows = [target.flatten() for target, _, _ in terms]
+        sizes = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        index = torch.arange(len(rows), dtype=torch.int64).repeat_interleave(sizes)
+        return torch.cat(rows), index.to(rows[0].device), (0.5 / sizes.double()).to(rows[0])
 
-    def spread(self, shares: Tensor, targets: Any) -> Tensor:
-        _, index, halves = targets
+    def spread(self, shares: Tensor, terms: Any) -> Tensor:
+        _, index, halves = terms
         return (shares * halves)[index]
 
-    def weighted(
-        self,
-        features: Sequence[Tensor],
-        targets: Any,
-        masks: Sequence[Tensor | None],
-        pools: Sequence[int],
-        shares: Tensor,
-        beta: Tensor,
-    ) -> tuple[Tensor, Sequence[Tensor]]:
+    def weighted(self, features: Sequence[Tensor], terms: Any, shares: Tensor, beta: Tensor) -> tuple[Tensor, Sequence]:
         """All terms at once: a GPU takes longer to launch an operation than to do it."""
-        difference = torch.cat([gram.flatten() for gram in features]) - targets[0]
+        difference = torch.cat([gram.flatten() for gram in features]) - terms[0]
         gradient = difference * shares
         parts = (gradient * beta).split([gram.numel() for gram in features])
         return difference @ gradient / 2, [part.view_as(gram) for part, gram in zip(parts, features, strict=True)]

@@ -137,7 +137,7 @@ class Objective:
             features[term.layer] if self._parts is None else features[term.layer][term.region : term.region + 1]
             for term in terms.style
         ]
-        value, gradients = self._style.weighted(found, *terms.given, terms.style_shares, terms.beta)
+        value, gradients = self._style.weighted(found, terms.gathered, terms.style_shares, terms.beta)
         values.append(value)
         for term, gradient in zip(terms.style, gradients, strict=True):
             if features is maps:

@@ -56,13 +56,12 @@ class Terms:
             for share, targets in region.targets
             for layer, (target, unit) in ((layer, targets[layer]) for layer in style_layers)
         ]
-        pools = [pool(term.layer) for term in self.style]
-        self.given = style.gathered([term.target for term in self.style]), [term.mask for term in self.style], pools
+        self.gathered = style.gathered([(term.target, term.mask, pool(term.layer)) for term in self.style])
         self._values: list[float] = []
         columns = len(content_layers) + 2
         self._numbers = like.new_empty(4 * columns + len(self.style))
         self.weights, self._shares = self._numbers[: 4 * columns].view(4, -1), self._numbers[4 * columns :]
-        self.style_shares = style.spread(self._shares, self.given[0]).clone()
+        self.style_shares = style.spread(self._shares, self.gathered).clone()
         *self.content_scales, self.beta, self.tv_weight = self.weights[0].unbind()
 
     def put(self, settings: Settings, content: list[float], style: list[float]) -> None:
@@ -73,7 +72,7 @@ class Terms:
         if values != self._values:
             self._numbers.copy_(torch.tensor(values, dtype=self._numbers.dtype), non_blocking=True)
             self._values = values
-            self.style_shares.copy_(self._style.spread(self._shares, self.given[0]))
+            self.style_shares.copy_(self._style.spread(self._shares, self.gathered))
 
 
 def without_zeros(weights: Weights) -> dict[str, float]:
