@@ -25,7 +25,10 @@ SIDE = 32
 
 
 class Launches(TorchDispatchMode):
-    """Counts the operations that launch a kernel on the pretended GPU, and refuses copies to the host."""
+    """Counts the operations that launch a kernel on the pretended GPU, and refuses copies that a graph cannot contain.
+
+    (`Terms.put` copies from the host into a tensor, but before the part of a step that is captured.)
+    """
 
     VIEWS = ("view", "slice", "select", "expand", "permute", "transpose", "unsqueeze", "squeeze", "alias", "detach",
              "as_strided", "split", "unbind", "diagonal", "empty", "empty_like", "empty_strided", "new_empty", "t",
@@ -42,6 +45,7 @@ class Launches(TorchDispatchMode):
         outputs = [x for x in torch.utils._pytree.tree_leaves(result) if isinstance(x, Tensor)]
         on_gpu = [any(x.device.type == "cuda" for x in tensors) for tensors in (inputs, outputs)]
         assert not (outputs and on_gpu == [True, False]), f"{name} copies from the GPU to the host"
+        assert not (name == "_to_copy" and on_gpu == [False, True]), f"{name} copies from the host to the GPU"
         if on_gpu[1] and name not in self.VIEWS:
             self.counts[name] += 2 if name == "convolution" and args[2] is not None else 1  # the bias is another
         return result

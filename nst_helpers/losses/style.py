@@ -152,7 +152,7 @@ def _normal(moments: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean (R, C) and covariance (R, C, C) from augmented second moments (R, C + 1, C + 1)."""
     mean = moments[:, :-1, -1]
     covariance = moments[:, :-1, :-1] - mean[:, :, None] * mean[:, None]
-    return mean, covariance + RIDGE * torch.eye(mean.shape[1], dtype=torch.float32).to(mean)
+    return mean, covariance + RIDGE * torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
 
 
 class SlicedWasserstein(StyleLoss):
