@@ -84,7 +84,6 @@ class StyleTransfer:
         fit: bool = False,
         **settings,
     ):
-        self._fit = fit
         self.content_image, self.regions = validate.picture("content_image", content_image), as_regions(style_image)
         if balance is not None and "beta" in settings:
             raise ValueError("expected beta or balance, got both: balance chooses beta")
@@ -113,13 +112,14 @@ class StyleTransfer:
         if getattr(self.engine, "network", None) is not self.network:
             raise ValueError("engine: expected a name, or an Engine of this run's network")
         self.problem = Problem.of(self.content_image, self.regions, given, self.network)
-        smallest = [style.smallest_size(self.network.min_side) for region in self.regions for style in region.styles]
-        least = max(smallest) if adapts else 0
+        styles = [style for region in self.regions for style in region.styles]
+        least = max(style.smallest_size(self.network.min_side) for style in styles) if adapts else 0
         self._settings = given.chosen(self.network, self.engine, *sides(content_image), quality, least)
-        self._steering, self._unit = threading.Lock(), math.nan
+        self._steering, self._unit, self._fit = threading.Lock(), math.nan, fit
         self.problem.check(self._settings.sizes, self.network, given.style_loss, least)
         if recipe is not None:
             check_sources(recipe, self.sources)
+        self._graph = Graph(self.device)
         self._objective = self._objective_at(0, 0)
         image = self._start_image(self._settings.start, given.noise, self._objective)
         self.state = State(image, OPTIMIZERS[given.optimizer]())
@@ -329,10 +329,10 @@ class StyleTransfer:
         """Return the run, from now on at the largest size that fits into the GPU's memory, see `smaller_size`."""
         settings = self.settings
         level = self.state.level + (self.state.size_step >= settings.steps[self.state.level])
-        least = max(settings.sizes[:level], default=self.network.min_side)
-        size = smaller_size(error, self._try_at, settings.sizes[level], least, self.device, self._fit)
-        sizes, steps = (*settings.sizes[:level], size), settings.steps[: level + 1]
+        tried, least = settings.sizes[level], max(settings.sizes[:level], default=self.network.min_side)
+        size = smaller_size(error, self._try_at, tried, least, self.device, self._fit)
         with self._steering:
+            sizes, steps = (*settings.sizes[:level], size), settings.steps[: level + 1]
             self._settings = replace(self._settings, sizes=sizes, steps=steps)
         self._objective = self._objective_at(level, 0)
         self.state = self._resized_state(level)
@@ -340,13 +340,13 @@ class StyleTransfer:
 
     def _try_at(self, size: int) -> None:
         own = {"network": self.network, "engine": self.engine, "sizes": (size,), "steps": 2, "start": "content"}
-        run = StyleTransfer(self.content_image, self.regions, **(self.settings.arguments() | own))
-        run.step(), run.step()
+        run = StyleTransfer(self.content_image, self.regions, **self.settings.arguments() | own)
+        list(run)
         self.engine.low_precision = self._is_low(self.state.size_step)
 
     def _objective_at(self, level: int, size_step: int) -> Objective:
         self.engine.low_precision = self._is_low(size_step)
-        self._graph = Graph(self.device)
+        self._graph.clear()
         return Objective(self.problem, self.settings, self.engine, self.settings.sizes[level])
 
     def _is_low(self, size_step: int) -> bool:

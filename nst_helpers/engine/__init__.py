@@ -211,6 +211,8 @@ def _is_right(engine: Engine) -> bool:
         try:
             gradient, right = (_trial_gradient(one, image).flatten() for one in (engine, Plain(engine.network)))
             _verdicts[key] = bool(cosine_similarity(gradient, right, 0) > 0.99)
+        except torch.OutOfMemoryError:
+            return False  # this time
         except RuntimeError:
             _verdicts[key] = False
     return _verdicts[key]

@@ -37,7 +37,8 @@ class Graph:
         if not self._on_cuda:
             return function()
         if key != self._key:
-            self._key, self._calls, self._graph = key, 0, None
+            self.clear()
+            self._key = key
         self._calls += 1
         if self._graph is None and self._works and self._calls > WARM_UP:
             self._capture(function)
@@ -48,6 +49,10 @@ class Graph:
             outputs = tuple(output.clone() for output in self._outputs)  # the next replay overwrites them
         self._keep_pace()
         return outputs
+
+    def clear(self) -> None:
+        """Forget the graph, and release its memory."""
+        self._key, self._calls, self._graph, self._outputs = None, 0, None, ()
 
     def _capture(self, function: Callable[[], tuple[Tensor, ...]]) -> None:
         graph = torch.cuda.CUDAGraph()

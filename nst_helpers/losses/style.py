@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -168,10 +169,7 @@ class SlicedWasserstein(StyleLoss):
         rows = features[0].flatten(1)
         if mask is not None:
             rows = rows[:, mask.flatten() >= mask.max() / 2]
-        generator = torch.Generator().manual_seed(len(rows))
-        shape = min(len(rows), DIRECTIONS), len(rows)
-        directions = torch.randn(shape, generator=generator, dtype=torch.float32).to(rows)
-        return (normalize(directions) @ rows).sort(1).values[None]
+        return (_directions(len(rows), rows.device, rows.dtype) @ rows).sort(1).values[None]
 
     def blend(self, statistics: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
         most = max(one.shape[2] for one in statistics)
@@ -180,6 +178,14 @@ class SlicedWasserstein(StyleLoss):
     def distance(self, features: Tensor, target: Tensor, mask: Tensor | None, pool: int) -> Tensor:
         found = self.statistics(features, mask, pool)
         return (found - _resampled(target, found.shape[2])).square().mean()
+
+
+@lru_cache(maxsize=32)
+def _directions(channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return unit vectors (min(C, `DIRECTIONS`), C); copying them at each step would synchronize a GPU."""
+    generator = torch.Generator().manual_seed(channels)
+    shape = min(channels, DIRECTIONS), channels
+    return normalize(torch.randn(shape, generator=generator, dtype=torch.float32).to(device, dtype))
 
 
 def _resampled(quantiles: Tensor, n: int) -> Tensor:
