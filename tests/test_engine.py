@@ -554,7 +554,7 @@ class TestLowPrecision:
         for _ in range(3):
             run.step()
         optimizer = run.state.optimizer
-        known, rows = optimizer.number_of_pairs, optimizer.order[1:]
+        known, rows = optimizer.number_of_pairs, optimizer.order[1:].clone()
         pairs = optimizer.pairs[:, rows].clone()
         assert 0 < known < 3
         run.step()
