@@ -22,7 +22,8 @@ def differentiable(engine, image, layers, gram_layers, **options):
         @staticmethod
         def backward(ctx, *gradients):
             parts = iter(gradients)
-            return engine.backward(ctx.tape, *({layer: next(parts) for layer in part} for part in (maps, grams)))
+            by_maps, by_grams = ({layer: next(parts) for layer in part} for part in (maps, grams))
+            return engine.backward(ctx.tape, by_maps, {layer: (D + D.mT) / 2 for layer, D in by_grams.items()})
 
     outputs = iter(Pass.apply(image))
     return tuple({layer: next(outputs) for layer in part} for part in (maps, grams))

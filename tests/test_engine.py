@@ -249,7 +249,7 @@ class TestExactness:
 
     def test_moments_of_many_positions(self, monkeypatch):
         maps = torch.randn(1, 32, 41, 37, generator=torch.Generator().manual_seed(0))
-        monkeypatch.setattr(moments, "ROWS", 256)
+        monkeypatch.setattr(moments, "ROWS_ON_CPU", 256)
         rows = moments.rows_of(maps.contiguous(memory_format=torch.channels_last))
         torch.testing.assert_close(moments.mean_product(rows, rows), nst.gram_matrix(maps))
         ones = torch.ones(len(rows), 1)
