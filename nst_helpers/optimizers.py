@@ -75,10 +75,11 @@ class LBFGS:
         pair = now - self.last
         self.last.copy_(now)
         self.pairs.index_copy_(1, self.order[:1], pair[:, None])
-        self.order.copy_(self.order.roll(-1))
+        order = self.order.roll(-1)
         found = torch.stack([pair[1], g]) @ self.pairs.flatten(0, 1).T
-        with_y, with_g = found.view(2, 2, -1)[..., self.order].to(self.small.dtype)
+        with_y, with_g = found.view(2, 2, -1)[..., order].to(self.small.dtype)
         self._add_pair(with_y, torch.ones_like(self.gamma, dtype=torch.bool) if keep is None else keep)
+        self.order.copy_(order)  # after the long product: an interrupt there leaves order and products consistent
         first = (g @ g).rsqrt() * (self.first_step * len(g) ** 0.5)
         gamma = torch.where(self.gamma > 0, self.gamma, first)
         return self._direction(g, gamma, *with_g).nan_to_num_(0, 0, 0).view_as(image)
@@ -149,7 +150,7 @@ class Adam:
         mean, square = (
             interpolate(value, (height, width), mode="bilinear", antialias=True) for value in (self.mean, self.square)
         )
-        return replace(self, mean=mean * share, square=square * share**2)
+        return replace(self, steps=self.steps.clone(), mean=mean * share, square=square * share**2)
 
     def direction(self, image: Tensor, gradient: Tensor, keep: Tensor | None = None) -> Tensor:
         """See `LBFGS.direction`."""

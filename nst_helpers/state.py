@@ -33,6 +33,9 @@ class Numbers:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Numbers) and self.values == other.values
 
+    def __hash__(self) -> int:
+        return hash(self.values)
+
 
 @dataclass(frozen=True)
 class Record:

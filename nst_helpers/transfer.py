@@ -115,7 +115,8 @@ class StyleTransfer:
         styles = [style for region in self.regions for style in region.styles]
         least = max(style.smallest_size(self.network.min_side) for style in styles) if adapts else 0
         self._settings = given.chosen(self.network, self.engine, *sides(content_image), quality, least)
-        self._steering, self._unit, self._fit = threading.Lock(), math.nan, fit
+        self._steering, self._unit = threading.Lock(), math.nan
+        self._fit: bool | None = fit
         self.problem.check(self._settings.sizes, self.network, given.style_loss, least)
         if recipe is not None:
             check_sources(recipe, self.sources)
@@ -258,6 +259,8 @@ class StyleTransfer:
             key = state, state.optimizer, terms, settings.tv_weight > 0, switched
             image, losses, kept = self._graph.run(key, lambda: self._update(settings, switched))
         except torch.OutOfMemoryError as error:
+            if self._fit is None:  # a trial
+                raise
             return self._at_a_smaller_size(error).step()
         numbers = Numbers(losses, kept)
         if fresh and numbers.rolled_back:
@@ -281,7 +284,6 @@ class StyleTransfer:
             state.forget_best()
         if fresh or before is None or before.learning_rate != settings.learning_rate:
             state.learning_rate.fill_(settings.learning_rate)
-        state.settings = settings
         if switched := self._is_low(state.size_step) != self.engine.low_precision:
             self._objective = self._objective_at(state.level, state.size_step)
             state.optimizer.forget_gradient()
@@ -304,6 +306,7 @@ class StyleTransfer:
 
     def _end_step(self, settings: Settings, image: Tensor, numbers: Numbers) -> Record:
         state = self.state
+        state.settings = settings  # not before: an interrupted step with a new loss is new again
         if settings.ema_decay:
             state.average_share += (1 - settings.ema_decay) * (1 - state.average_share)
         state.step += 1
@@ -330,7 +333,7 @@ class StyleTransfer:
         settings = self.settings
         level = self.state.level + (self.state.size_step >= settings.steps[self.state.level])
         tried, least = settings.sizes[level], max(settings.sizes[:level], default=self.network.min_side)
-        size = smaller_size(error, self._try_at, tried, least, self.device, self._fit)
+        size = smaller_size(error, self._try_at, tried, least, self.device, bool(self._fit))
         with self._steering:
             sizes, steps = (*settings.sizes[:level], size), settings.steps[: level + 1]
             self._settings = replace(self._settings, sizes=sizes, steps=steps)
@@ -341,6 +344,7 @@ class StyleTransfer:
     def _try_at(self, size: int) -> None:
         own = {"network": self.network, "engine": self.engine, "sizes": (size,), "steps": 2, "start": "content"}
         run = StyleTransfer(self.content_image, self.regions, **self.settings.arguments() | own)
+        run._fit = None
         list(run)
         self.engine.low_precision = self._is_low(self.state.size_step)
 

@@ -21,7 +21,7 @@ class Graph:
     """
 
     def __init__(self, device: torch.device):
-        self._on_cuda, self._works = device.type == "cuda", True
+        self._on_cuda, self._works = device.type == "cuda", device.index in (None, 0)  # captured on the current card
         self._key: Hashable = None
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
