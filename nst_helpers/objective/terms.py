@@ -33,8 +33,8 @@ class Terms:
     """The terms of the total loss for some layers, and their weights as tensors on the device.
 
     request: what the engine computes.
-    weights: (4, content layers + 2): total, content, style and total variation from the values of the content layers, the
-        whole style loss and the total variation.
+    weights: (4, content layers + 2): total, content, style and total variation from the values of the content layers,
+        the whole style loss and the total variation.
     content_scales, beta, tv_weight: the first row of `weights`: factors of gradients.
     style_shares: of each term in the style loss, from `StyleLoss.spread`.
     """
