@@ -67,7 +67,7 @@ class StyleTransfer:
         TypeError: unknown settings.
         FloatingPointError: from `step`, if the loss or the gradient of the first image is not finite.
         WeightsError: the network's weights are not available.
-        torch.OutOfMemoryError: from `step`; the message names the largest size that fits.
+        torch.OutOfMemoryError: also from `step`; the message names the largest size that fits.
     """
 
     alpha, beta, tv_weight, content_weights, style_weights, optimizer, learning_rate = map(_setting, STEERABLE)
@@ -81,7 +81,7 @@ class StyleTransfer:
         balance: float | None = None,
         recipe: Mapping | None = None,
         device: torch.device | str | None = None,
-        fit: bool = False,
+        fit: bool | None = False,
         **settings,
     ):
         self.content_image, self.regions = validate.picture("content_image", content_image), as_regions(style_image)
@@ -116,12 +116,15 @@ class StyleTransfer:
         least = max(style.smallest_size(self.network.min_side) for style in styles) if adapts else 0
         self._settings = given.chosen(self.network, self.engine, *sides(content_image), quality, least)
         self._steering, self._unit = threading.Lock(), math.nan
-        self._fit: bool | None = fit
+        self._fit = fit
         self.problem.check(self._settings.sizes, self.network, given.style_loss, least)
         if recipe is not None:
             check_sources(recipe, self.sources)
         self._graph = Graph(self.device)
-        self._objective = self._objective_at(0, 0)
+        try:
+            self._objective = self._objective_at(0, 0)
+        except torch.OutOfMemoryError as error:
+            self._objective = self._smaller_objective(error, 0)
         image = self._start_image(self._settings.start, given.noise, self._objective)
         self.state = State(image, OPTIMIZERS[given.optimizer]())
         if balance is not None:
@@ -259,9 +262,10 @@ class StyleTransfer:
             key = state, state.optimizer, terms, settings.tv_weight > 0, switched
             image, losses, kept = self._graph.run(key, lambda: self._update(settings, switched))
         except torch.OutOfMemoryError as error:
-            if self._fit is None:  # a trial
-                raise
-            return self._at_a_smaller_size(error).step()
+            level = self.state.level + (self.state.size_step >= self.settings.steps[self.state.level])
+            self._objective = self._smaller_objective(error, level)
+            self.state = self._resized_state(level)
+            return self.step()
         numbers = Numbers(losses, kept)
         if fresh and numbers.rolled_back:
             state.settings = None
@@ -328,25 +332,22 @@ class StyleTransfer:
         optimizer = old.resized(height, width) if kept else type(old)()
         return replace(state, image=image, optimizer=optimizer, level=level, size_step=0, average_share=0.0)
 
-    def _at_a_smaller_size(self, error: torch.OutOfMemoryError) -> "StyleTransfer":
-        """Return the run, from now on at the largest size that fits into the GPU's memory, see `smaller_size`."""
-        settings = self.settings
-        level = self.state.level + (self.state.size_step >= settings.steps[self.state.level])
-        tried, least = settings.sizes[level], max(settings.sizes[:level], default=self.network.min_side)
-        size = smaller_size(error, self._try_at, tried, least, self.device, bool(self._fit))
+    def _smaller_objective(self, error: torch.OutOfMemoryError, level: int) -> Objective:
+        """Return the objective for the largest size that fits into the GPU's memory, from now on the last one."""
+        if self._fit is None:  # a trial
+            raise error
+        tried, least = self.settings.sizes[level], max(self.settings.sizes[:level], default=self.network.min_side)
+        size = smaller_size(error, self._try_at, tried, least, self.device, self._fit)
         with self._steering:
-            sizes, steps = (*settings.sizes[:level], size), settings.steps[: level + 1]
+            sizes, steps = (*self._settings.sizes[:level], size), self._settings.steps[: level + 1]
             self._settings = replace(self._settings, sizes=sizes, steps=steps)
-        self._objective = self._objective_at(level, 0)
-        self.state = self._resized_state(level)
-        return self
+        return self._objective_at(level, 0)
 
     def _try_at(self, size: int) -> None:
-        own = {"network": self.network, "engine": self.engine, "sizes": (size,), "steps": 2, "start": "content"}
-        run = StyleTransfer(self.content_image, self.regions, **self.settings.arguments() | own)
-        run._fit = None
-        list(run)
-        self.engine.low_precision = self._is_low(self.state.size_step)
+        low, own = self.engine.low_precision, {"network": self.network, "engine": self.engine, "sizes": (size,)}
+        own |= {"steps": 2, "start": "content", "fit": None}
+        list(StyleTransfer(self.content_image, self.regions, **self.settings.arguments() | own))
+        self.engine.low_precision = low
 
     def _objective_at(self, level: int, size_step: int) -> Objective:
         self.engine.low_precision = self._is_low(size_step)

@@ -287,10 +287,9 @@ class TestMemory:
                 return forward(image, request)
 
             chosen.forward = limited
-            run = nst.StyleTransfer(picture(60, 80), picture(80, 80, 1), network=vgg, engine=chosen, **settings)
             monkeypatch.setattr(memory, "SMALL", 32)
             monkeypatch.setattr(memory, "largest_size", lambda try_at, tried, device: try_at(32) or 40)
-            return run
+            return nst.StyleTransfer(picture(60, 80), picture(80, 80, 1), network=vgg, engine=chosen, **settings)
 
         return make
 
@@ -309,6 +308,13 @@ class TestMemory:
         assert [record.size for record in records] == [32, 32, 40, 40, 40]
         assert run.settings.sizes == (32, 40)
         assert records[-1].total < records[2].total
+
+    def test_a_single_size(self, make):
+        with pytest.raises(torch.OutOfMemoryError, match=r"64 px do not fit .* 40 px"):
+            make(sizes=(64,), steps=2)
+        with pytest.warns(UserWarning, match=r"64 px do not fit .*: painting at 40 px"):
+            run = make(sizes=(64,), steps=2, fit=True)
+        assert [record.size for record in run] == [40, 40]
 
     def test_memory_is_proportional_to_the_pixels(self, monkeypatch):
         """256 px take 1 GB, 3 GB are free beside the 2 GB that are in use: 256 · √(0.9 · 3) = 420 px."""
